@@ -1,0 +1,46 @@
+package collective
+
+import (
+	"context"
+
+	"lockstep/kernels/device"
+)
+
+// A Group is an ordered set of ranks that communicate. All members call the same operations in the same order. Operations
+// on buffers are enqueued: they start when the event after is done and return an event at once; a failure sticks to the
+// group's stream and comes out of the event. Groups of one rank work and move nothing.
+type Group interface {
+	// Name is what messages call the group, such as "data".
+	Name() string
+	// Rank is this process's position in the group, Size the number of members.
+	Rank() int
+	Size() int
+
+	// AllReduce replaces the members' buffers, of equal size, by their reduction: the aligned pairwise tree
+	// ((0+1)+(2+3))+((4+5)+(6+7)) over the members in order, element for element, whatever the size of the buffer. Where
+	// Size is no power of two the order is fixed but is not that tree.
+	AllReduce(buf device.Region, r Reduction, after device.Event) device.Event
+	// AllGather expects member i's part in the i-th of Size equal slices of buf and fills in the others'.
+	AllGather(buf device.Region, after device.Event) device.Event
+	// Broadcast copies the root member's buffer to the others.
+	Broadcast(buf device.Region, root int, after device.Event) device.Event
+
+	// Barrier returns when all members have called it.
+	Barrier(ctx context.Context) error
+	// GatherBytes returns what each member passed, in their order, to all members. It is for small host data.
+	GatherBytes(ctx context.Context, mine []byte) ([][]byte, error)
+}
+
+// A Reduction says how elements are combined.
+type Reduction struct {
+	// DType is the type of the elements; buffers are cut at element borders only.
+	DType device.DType
+	// Fold combines n sources, in the order of a pairwise tree, into each of the destinations, which may be among the
+	// sources. All are of one length. TCP folds two sources into one destination, shared memory all into all.
+	Fold func(dst, src [][]byte)
+}
+
+// Allocator makes device memory; device.Device is one.
+type Allocator interface {
+	Alloc(bytes int) (*device.Storage, error)
+}

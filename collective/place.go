@@ -1,0 +1,69 @@
+package collective
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// A Place is where a process stands in its job, as launch tells it through the environment.
+type Place struct {
+	Rank, Size           int // in the job
+	LocalRank, LocalSize int // on this host
+	// Job names the job in handshakes and messages. It is no secret.
+	Job string
+	// Rendezvous is host:port of the job's root. Empty for a process started alone.
+	Rendezvous string
+	// SecretFD is the descriptor from which the job's secret is read, LifelineFD one whose end of file says that launch
+	// is gone. Both are 0 for a process started alone.
+	SecretFD, LifelineFD int
+}
+
+// The environment variables that carry a Place.
+const (
+	envRank       = "LOCKSTEP_RANK"
+	envSize       = "LOCKSTEP_WORLD_SIZE"
+	envLocalRank  = "LOCKSTEP_LOCAL_RANK"
+	envLocalSize  = "LOCKSTEP_LOCAL_SIZE"
+	envJob        = "LOCKSTEP_JOB"
+	envRendezvous = "LOCKSTEP_RENDEZVOUS"
+	envSecretFD   = "LOCKSTEP_SECRET_FD"
+	envLifelineFD = "LOCKSTEP_LIFELINE_FD"
+)
+
+// Environ returns the place as environment entries NAME=value.
+func (p Place) Environ() []string {
+	number := func(name string, n int) string { return name + "=" + strconv.Itoa(n) }
+	return []string{
+		number(envRank, p.Rank), number(envSize, p.Size), number(envLocalRank, p.LocalRank), number(envLocalSize, p.LocalSize),
+		envJob + "=" + p.Job, envRendezvous + "=" + p.Rendezvous,
+		number(envSecretFD, p.SecretFD), number(envLifelineFD, p.LifelineFD),
+	}
+}
+
+// PlaceFrom reads a place with getenv. Without launch's variables it is a job of one rank.
+func PlaceFrom(getenv func(string) string) (Place, error) {
+	p := Place{Size: 1, LocalSize: 1, Job: "alone"}
+	if getenv(envSize) == "" {
+		return p, nil
+	}
+	p.Job, p.Rendezvous = getenv(envJob), getenv(envRendezvous)
+	for _, v := range []struct {
+		name     string
+		to       *int
+		min, max int
+	}{
+		{envSize, &p.Size, 1, 1 << 20}, {envRank, &p.Rank, 0, 1 << 20}, {envLocalSize, &p.LocalSize, 1, 1 << 20},
+		{envLocalRank, &p.LocalRank, 0, 1 << 20}, {envSecretFD, &p.SecretFD, 3, 1 << 20}, {envLifelineFD, &p.LifelineFD, 3, 1 << 20},
+	} {
+		n, err := strconv.Atoi(getenv(v.name))
+		if err != nil || n < v.min || n > v.max {
+			return p, fmt.Errorf("the environment has %s=%q, expected a number from %d to %d; start ranks with launch", v.name, getenv(v.name), v.min, v.max)
+		}
+		*v.to = n
+	}
+	if p.Rank >= p.Size || p.LocalRank >= p.LocalSize || p.Rendezvous == "" {
+		return p, fmt.Errorf("the environment's place is inconsistent: rank %d of %d, local rank %d of %d, rendezvous %q; start ranks with launch",
+			p.Rank, p.Size, p.LocalRank, p.LocalSize, p.Rendezvous)
+	}
+	return p, nil
+}

@@ -1,0 +1,119 @@
+// Package cpu implements the operators of package kernels on CPUs, in Go and Go assembly.
+//
+// Each operator is a method of Device that checks its operands and launches a call: a small fixed-size record of what to
+// compute. On a plain stream of this package the call runs before the method returns, with no hand-off and no allocation;
+// on any other device.HostStream (another stream's goroutine, or the deferred test device) it runs when its turn comes.
+//
+// Inside an operator the work is cut into parts by the shape alone, never by the number of threads, and each output
+// element is computed by one thread in one order: results do not depend on the number of threads.
+package cpu
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"lockstep/kernels/device"
+)
+
+// Options configure a Device. The zero value is one thread and the best kernel set of this machine.
+type Options struct {
+	// Threads is the number of threads that share an operator's work; 0 means 1.
+	Threads int
+	// KernelSet chooses the arithmetic by name; "" means the best that this machine and build have. See KernelSets.
+	KernelSet string
+}
+
+// Device is the CPU.
+type Device struct {
+	set  *kernelSet
+	pool *pool
+
+	mu      sync.Mutex
+	storage map[*device.Storage][]byte // what Alloc mapped, for Close
+	queues  []*queueStream
+}
+
+// New returns a CPU device. Close frees its memory and ends its threads.
+func New(o Options) (*Device, error) {
+	set, err := chooseKernelSet(o.KernelSet)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPool(max(o.Threads, 1))
+	if err != nil {
+		return nil, err
+	}
+	return &Device{set: set, pool: p, storage: map[*device.Storage][]byte{}}, nil
+}
+
+// Name returns a name such as "cpu (avx2, 2 threads)".
+func (d *Device) Name() string {
+	plural := "s"
+	if len(d.pool.workers) == 1 {
+		plural = ""
+	}
+	return fmt.Sprintf("cpu (%s, %d thread%s)", d.set.name, len(d.pool.workers), plural)
+}
+
+// KernelSet returns the name of the kernel set in use.
+func (d *Device) KernelSet() string { return d.set.name }
+
+// Alloc maps zeroed memory outside the Go heap.
+func (d *Device) Alloc(bytes int) (*device.Storage, error) {
+	mem, err := mapMemory(bytes)
+	if err != nil {
+		return nil, fmt.Errorf("cpu: allocating %d bytes: %w", bytes, err)
+	}
+	var s *device.Storage
+	s = device.NewStorage(addressOf(mem), mem[:bytes], bytes, func() error {
+		d.mu.Lock()
+		delete(d.storage, s)
+		d.mu.Unlock()
+		return unix.Munmap(mem)
+	})
+	d.mu.Lock()
+	d.storage[s] = mem
+	d.mu.Unlock()
+	return s, nil
+}
+
+// NewStream returns a stream with a goroutine of its own, so that its work overlaps with that of others.
+func (d *Device) NewStream(name string) device.Stream {
+	q := newQueueStream(name)
+	d.mu.Lock()
+	d.queues = append(d.queues, q)
+	d.mu.Unlock()
+	return q
+}
+
+// NewInlineStream returns a stream whose work runs before the call that enqueues it returns: the fastest choice for a
+// rank's computation, which has nothing else to do meanwhile.
+func (d *Device) NewInlineStream(name string) device.Stream { return &inlineStream{name: name} }
+
+// Write enqueues a copy of src to dst.
+func (d *Device) Write(s device.Stream, dst device.Region, src []byte) { device.WriteHost(s, dst, src) }
+
+// Read enqueues a copy of src to dst and waits for it.
+func (d *Device) Read(s device.Stream, dst []byte, src device.Region) error {
+	return device.ReadHost(s, dst, src)
+}
+
+// Close ends the device's threads and streams and frees its memory.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, q := range d.queues {
+		q.close()
+	}
+	d.pool.close()
+	var first error
+	for _, mem := range d.storage {
+		if err := unix.Munmap(mem); err != nil && first == nil {
+			first = err
+		}
+	}
+	clear(d.storage)
+	return first
+}

@@ -1,0 +1,126 @@
+// Package kernels is the operator set that models are written against, once, for every kind of device.
+//
+// An operator is enqueued on a device.Stream and returns at once. Its outputs and workspaces are arguments, its operands
+// are Tensors (views of device memory), and it reports nothing: a wrong shape or a failure sticks to the stream and comes
+// out of Synchronize, with the operator's name. Operators come in forward and backward pairs. Gradients of inputs and of
+// weights are separate operators, so that a schedule may delay the latter.
+//
+// The set stays close to the fused operators of Ascend's aclnn library. The CPU's implementation is in kernels/cpu, a
+// deferred device that faults on missing synchronisation in kernels/deferred; kernels/conformance is the suite that every
+// implementation passes.
+//
+// In comments, B is the batch, T the sequence length, C the hidden size, V the vocabulary, N a number of attention heads,
+// D a head's dimension, I the feed-forward width. The leading dimensions are written [.., C] where any number is accepted.
+// "accumulate" means that the operator adds to its output instead of overwriting it.
+package kernels
+
+import "lockstep/kernels/device"
+
+// A Device is a device with operators.
+type Device interface {
+	device.Device
+	Operators
+	// KernelSet names the arithmetic, such as "avx2" or "generic". Results have the same bits only within one set: the
+	// ranks of a job must agree on it and checkpoints record it.
+	KernelSet() string
+}
+
+// MatMulOptions modifies MatMul.
+type MatMulOptions struct {
+	// TransA and TransB use the transpose of the operand.
+	TransA, TransB bool
+	// Accumulate adds the product to C.
+	Accumulate bool
+}
+
+// AttentionOptions modifies Attention and its backward pass.
+type AttentionOptions struct {
+	// Scale multiplies the scores; Transformers' default is 1/sqrt(D).
+	Scale float64
+	// Causal lets query i of Tq see key j of Tk only where j <= i + Tk - Tq.
+	Causal bool
+}
+
+// AdamWOptions are one step's hyperparameters.
+type AdamWOptions struct {
+	LR, Beta1, Beta2, Eps, WeightDecay float64
+	// Step counts from 1 and sets the bias correction.
+	Step int
+}
+
+// SquaredNormBlock is the number of elements whose squares SquaredNorm adds into one block sum.
+const SquaredNormBlock = 4096
+
+// SquaredNormBlocks returns how many block sums a parameter of n elements has.
+func SquaredNormBlocks(n int) int { return (n + SquaredNormBlock - 1) / SquaredNormBlock }
+
+// Operators is what a device computes. Elements are Float32 unless a comment says otherwise. Operands may be views with a
+// dense last dimension, outputs may not overlap inputs, both unless said otherwise.
+type Operators interface {
+	// MatMul computes C = op(A) op(B), or C += op(A) op(B): C [M,N], op(A) [M,K], op(B) [K,N]. The order of summation
+	// over K depends on the shape alone.
+	MatMul(s device.Stream, c, a, b Tensor, o MatMulOptions)
+
+	// AddBias computes y[.., C] += bias[C].
+	AddBias(s device.Stream, y, bias Tensor)
+	// AddBiasBackward computes dbias[C] = (or +=) the sum of dy[.., C] over its rows.
+	AddBiasBackward(s device.Stream, dbias, dy Tensor, accumulate bool)
+
+	// Add computes y = a + b, all of one shape. y may be a or b.
+	Add(s device.Stream, y, a, b Tensor)
+	// Copy computes y = x, of one shape and type, of any type.
+	Copy(s device.Stream, y, x Tensor)
+	// Zero fills a dense tensor of any type with zeros.
+	Zero(s device.Stream, x Tensor)
+
+	// RMSNorm computes y = x * rstd * gamma with rstd = 1/sqrt(mean(x^2) + eps) over the last dimension: x, y [.., C],
+	// gamma [C], rstd [rows] dense.
+	RMSNorm(s device.Stream, y, rstd, x, gamma Tensor, eps float64)
+	// RMSNormBackwardInput computes dx = (or +=) the gradient of x: dx, dy, x [.., C], rstd [rows], gamma [C]. dx may be
+	// dy when it does not accumulate.
+	RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma Tensor, accumulate bool)
+	// RMSNormBackwardWeight computes dgamma[C] = (or +=) the sum over rows of dy * x * rstd.
+	RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd Tensor, accumulate bool)
+
+	// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by its position's angle: x, y [B,T,N,D], cos, sin [T,D] with
+	// equal halves (Transformers' rotate_half). inverse rotates back, which is the backward pass. y may be x.
+	RoPE(s device.Stream, y, x, cos, sin Tensor, inverse bool)
+
+	// AttentionSizes returns the shape of the statistics that Attention leaves for its backward pass, and the bytes of
+	// workspace that AttentionBackward needs: q [B,Tq,N,D], k [B,Tk,Nkv,D], v [B,Tk,Nkv,Dv].
+	AttentionSizes(q, k, v Tensor) (statistics []int, workspace int)
+	// Attention computes softmax(scale * q k^T + mask) v for each head, N/Nkv query heads sharing one head of k and v:
+	// o [B,Tq,N,Dv], statistics as AttentionSizes says (on the CPU the log of each row's softmax denominator).
+	Attention(s device.Stream, o, statistics, q, k, v Tensor, opt AttentionOptions)
+	// AttentionBackward computes dq, dk and dv (shapes of q, k and v), which may be views of one buffer. workspace is a
+	// Uint8 tensor.
+	AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace Tensor, opt AttentionOptions)
+
+	// SwiGLU computes y = silu(gate) * up: x [.., 2I] holds gate in its first half and up in its second, y [.., I].
+	SwiGLU(s device.Stream, y, x Tensor)
+	// SwiGLUBackward computes dx [.., 2I] from dy [.., I] and x. dx may be x.
+	SwiGLUBackward(s device.Stream, dx, dy, x Tensor)
+
+	// Embedding gathers rows: y [rows, C], weight [V,C], ids [rows] Int32 in [0, V).
+	Embedding(s device.Stream, y, weight, ids Tensor)
+	// EmbeddingBackward scatters rows, in the order of ids: dweight [V,C] = (or +=) sum of dy [rows, C] by id.
+	EmbeddingBackward(s device.Stream, dweight, dy, ids Tensor, accumulate bool)
+
+	// CrossEntropy computes, for each row of logits [rows, V] with its label [rows] Int32, loss [rows] = logsumexp(logits)
+	// - logits[label], and dlogits [rows, V] = scale * (softmax(logits) - onehot(label)). A negative label has loss 0 and
+	// gradient 0. dlogits may be logits, or none.
+	CrossEntropy(s device.Stream, loss, dlogits, logits, labels Tensor, scale float64)
+	// Sum computes out[1] Float64 = the sum of x, added in row-major order in float64.
+	Sum(s device.Stream, out, x Tensor)
+
+	// SquaredNorm computes the sums of squares of a dense x, in float64, one for each block of SquaredNormBlock elements
+	// of its row-major order: sums [SquaredNormBlocks(x.Len())] Float64.
+	SquaredNorm(s device.Stream, sums, x Tensor)
+	// ClipFactor computes, from the block sums of all parameters in order, clip[3] Float64 = {norm, factor, finite}: the
+	// global L2 norm, min(1, maxNorm/(norm+1e-6)) (1 where maxNorm is 0) as torch.nn.utils.clip_grad_norm_ has it, and 1
+	// if the norm is finite, else 0.
+	ClipFactor(s device.Stream, clip, sums Tensor, maxNorm float64)
+	// AdamW updates p, m and v with the gradient g times clip's factor, as torch.optim.AdamW does; all dense, of one
+	// shape. It changes nothing where clip says that the norm is not finite.
+	AdamW(s device.Stream, p, m, v, g, clip Tensor, o AdamWOptions)
+}
