@@ -5,13 +5,46 @@ import (
 	"strings"
 )
 
-// A kernelSet is one implementation of the innermost loops. Operators have the same bits within one set only.
+// A kernelSet is one implementation of the innermost loops: a table of functions, so that operators are written once.
+// Operators have the same bits within one set only. What the functions compute, and in which order they add, is the same
+// in all sets and stated here; a set is free to fuse a multiplication with the addition that follows it.
+//
+// Row functions work on slices of one length, that of the first argument; an output may be one of the inputs. NaN and
+// infinities propagate as in the plain loops.
 type kernelSet struct {
 	name string
-}
+	tile tileKernels
 
-// kernelSets lists what this build has on this machine, best first.
-func kernelSets() []*kernelSet { return []*kernelSet{{name: "generic"}} }
+	// add computes y[i] = a[i] + b[i].
+	add func(y, a, b []float32)
+	// axpy computes y[i] += a * x[i].
+	axpy func(y, x []float32, a float32)
+	// scale computes y[i] = a * x[i].
+	scale func(y, x []float32, a float32)
+	// scaleMul computes y[i] = a * x[i] * w[i].
+	scaleMul func(y, x, w []float32, a float32)
+	// mulAxpy computes y[i] += a * x[i] * z[i].
+	mulAxpy func(y, x, z []float32, a float32)
+	// scaleMulAdd computes y[i] = a * x[i] * w[i] + b * z[i].
+	scaleMulAdd func(y, x, w, z []float32, a, b float32)
+
+	// dot returns the sum of x[i] * y[i]. Element i is added to lane i mod 32, then the lanes by halves.
+	dot func(x, y []float32) float32
+	// dot3 returns the sum of x[i] * y[i] * z[i], in the order of dot.
+	dot3 func(x, y, z []float32) float32
+	// sumSquares returns the sum of x[i]^2 in float64. Element i is added to lane i mod 16, then the lanes by halves.
+	sumSquares func(x []float32) float64
+	// max returns the largest element, -Inf where there is none. NaNs are passed over: expSum makes up for it.
+	max func(x []float32) float32
+
+	// expSum computes y[i] = exp(x[i] - max) and returns the sum of y, in the order of dot with 16 lanes. The relative
+	// error of exp is below 2^-22, over the whole range of float32.
+	expSum func(y, x []float32, max float32) float32
+	// siluMul computes y[i] = gate[i] / (1 + exp(-gate[i])) * up[i].
+	siluMul func(y, gate, up []float32)
+	// siluMulBackward computes, from the gradient dy of siluMul's y, the gradients of gate and up.
+	siluMulBackward func(dgate, dup, dy, gate, up []float32)
+}
 
 // KernelSets returns the names of the kernel sets that this build has on this machine, best first.
 func KernelSets() []string {
@@ -33,4 +66,26 @@ func chooseKernelSet(name string) (*kernelSet, error) {
 		}
 	}
 	return nil, fmt.Errorf("cpu: no kernel set %q here; there is %s", name, strings.Join(KernelSets(), ", "))
+}
+
+// genericSet is plain Go and there on every machine. Every product is rounded before it is added, as the explicit
+// conversions demand of the compiler, so that its bits are the same on every architecture.
+func genericSet() *kernelSet {
+	return &kernelSet{
+		name:            "generic",
+		tile:            genericTile(),
+		add:             addGeneric,
+		axpy:            axpyGeneric,
+		scale:           scaleGeneric,
+		scaleMul:        scaleMulGeneric,
+		mulAxpy:         mulAxpyGeneric,
+		scaleMulAdd:     scaleMulAddGeneric,
+		dot:             dotGeneric,
+		dot3:            dot3Generic,
+		sumSquares:      sumSquaresGeneric,
+		max:             maxGeneric,
+		expSum:          expSumGeneric,
+		siluMul:         siluMulGeneric,
+		siluMulBackward: siluMulBackwardGeneric,
+	}
 }
