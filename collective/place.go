@@ -11,10 +11,12 @@ type Place struct {
 	LocalRank, LocalSize int // on this host
 	// Job names the job in handshakes and messages. It is no secret.
 	Job string
+	// Epoch counts the job's restarts, from 0. Ranks of different epochs do not talk to each other.
+	Epoch int
 	// Rendezvous is host:port of the job's root. Empty for a process started alone.
 	Rendezvous string
-	// SecretFD is the descriptor from which the job's secret is read, LifelineFD one whose end of file says that launch
-	// is gone. Both are 0 for a process started alone.
+	// SecretFD is the descriptor from which the job's secret is read (see ReadSecret), LifelineFD one whose end of file
+	// says that launch is gone. Both are 0 for a process started alone.
 	SecretFD, LifelineFD int
 }
 
@@ -25,6 +27,7 @@ const (
 	envLocalRank  = "LOCKSTEP_LOCAL_RANK"
 	envLocalSize  = "LOCKSTEP_LOCAL_SIZE"
 	envJob        = "LOCKSTEP_JOB"
+	envEpoch      = "LOCKSTEP_EPOCH"
 	envRendezvous = "LOCKSTEP_RENDEZVOUS"
 	envSecretFD   = "LOCKSTEP_SECRET_FD"
 	envLifelineFD = "LOCKSTEP_LIFELINE_FD"
@@ -36,7 +39,7 @@ func (p Place) Environ() []string {
 	return []string{
 		number(envRank, p.Rank), number(envSize, p.Size), number(envLocalRank, p.LocalRank), number(envLocalSize, p.LocalSize),
 		envJob + "=" + p.Job, envRendezvous + "=" + p.Rendezvous,
-		number(envSecretFD, p.SecretFD), number(envLifelineFD, p.LifelineFD),
+		number(envEpoch, p.Epoch), number(envSecretFD, p.SecretFD), number(envLifelineFD, p.LifelineFD),
 	}
 }
 
@@ -53,7 +56,7 @@ func PlaceFrom(getenv func(string) string) (Place, error) {
 		min, max int
 	}{
 		{envSize, &p.Size, 1, 1 << 20}, {envRank, &p.Rank, 0, 1 << 20}, {envLocalSize, &p.LocalSize, 1, 1 << 20},
-		{envLocalRank, &p.LocalRank, 0, 1 << 20}, {envSecretFD, &p.SecretFD, 3, 1 << 20}, {envLifelineFD, &p.LifelineFD, 3, 1 << 20},
+		{envLocalRank, &p.LocalRank, 0, 1 << 20}, {envEpoch, &p.Epoch, 0, 1 << 30}, {envSecretFD, &p.SecretFD, 3, 1 << 20}, {envLifelineFD, &p.LifelineFD, 3, 1 << 20},
 	} {
 		n, err := strconv.Atoi(getenv(v.name))
 		if err != nil || n < v.min || n > v.max {

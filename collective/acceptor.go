@@ -1,0 +1,106 @@
+package collective
+
+import (
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxUnproven bounds the connections that are in their handshake at once. Beyond it the oldest is dropped: a rank proves
+// itself within milliseconds, so the oldest is a stranger's, and a flood of silent connections cannot keep ranks out.
+const maxUnproven = 64
+
+// An acceptor owns a listener, of the root or of a rank, and lets nobody past the handshake who does not know the secret.
+// Strangers are logged and disturb nothing.
+type acceptor struct {
+	credentials
+	self     int32 // the rank that listens
+	listener net.Listener
+	log      *slog.Logger
+	// claim decides whether an authenticated process may have the connection that it asks for, and reserves it.
+	claim func(h hello) error
+	// serve takes over the connection after a successful claim. It is called on a goroutine of its own.
+	serve func(h hello, conn net.Conn)
+
+	mu       sync.Mutex
+	closed   bool
+	unproven []net.Conn // oldest first
+	running  sync.WaitGroup
+}
+
+func (a *acceptor) start() { a.running.Go(a.acceptLoop) }
+
+func (a *acceptor) acceptLoop() {
+	for {
+		conn, err := a.listener.Accept()
+		if err != nil {
+			a.mu.Lock()
+			closed := a.closed
+			a.mu.Unlock()
+			if closed {
+				return
+			}
+			// Accept fails for a while when descriptors run out; giving up would cut the job off.
+			a.log.Warn("accepting a connection failed", "error", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		if a.admitUnproven(conn) {
+			a.running.Go(func() { a.handle(conn) })
+		}
+	}
+}
+
+func (a *acceptor) admitUnproven(conn net.Conn) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		conn.Close()
+		return false
+	}
+	if len(a.unproven) >= maxUnproven {
+		a.log.Warn("too many connections that have not proved themselves; dropping the oldest", "from", a.unproven[0].RemoteAddr())
+		a.unproven[0].Close()
+		a.unproven = slices.Delete(a.unproven, 0, 1)
+	}
+	a.unproven = append(a.unproven, conn)
+	return true
+}
+
+func (a *acceptor) handle(conn net.Conn) {
+	h, err := a.examine(conn, a.self)
+	a.mu.Lock()
+	if i := slices.Index(a.unproven, conn); i >= 0 {
+		a.unproven = slices.Delete(a.unproven, i, i+1)
+	}
+	a.mu.Unlock()
+	if err != nil {
+		a.log.Warn("refused a connection", "from", conn.RemoteAddr(), "reason", err)
+		conn.Close()
+		return
+	}
+	if err := a.claim(h); err != nil {
+		a.log.Warn("refused a connection", "from", conn.RemoteAddr(), "rank", h.from, "reason", err)
+		// The other side may be gone; then there is nobody to tell.
+		_ = writeMessage(conn, message{Kind: kindRefused, Cause: err.Error()})
+		conn.Close()
+		return
+	}
+	// A failure to write here shows as soon as the connection is used, where it is handled like any lost connection.
+	_ = writeMessage(conn, message{Kind: kindAdmitted})
+	_ = conn.SetDeadline(time.Time{})
+	a.serve(h, conn)
+}
+
+// close ends the listener and every handshake. Connections that were handed over belong to others.
+func (a *acceptor) close() {
+	a.mu.Lock()
+	a.closed = true
+	a.listener.Close()
+	for _, c := range a.unproven {
+		c.Close()
+	}
+	a.mu.Unlock()
+}

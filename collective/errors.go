@@ -1,0 +1,80 @@
+package collective
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A RankLostError says which rank ended the job and why. It is decided once, at the root, and is the same on all ranks;
+// find it with errors.As.
+type RankLostError struct {
+	// Rank is the culprit, not the rank that noticed.
+	Rank int
+	// Cause is what launch saw of the process ("killed by signal 9") or what the rank said when it aborted.
+	Cause string
+}
+
+// Error returns a message such as "rank 3 was lost: killed by signal 9".
+func (e *RankLostError) Error() string { return fmt.Sprintf("rank %d was lost: %s", e.Rank, e.Cause) }
+
+// A RefusedError says why the job did not form: ranks that did not come, facts on which ranks disagree, a rank that is
+// taken already.
+type RefusedError struct {
+	// Rank is the rank at fault.
+	Rank int
+	// Reason names the ranks, what is wrong, and the remedy.
+	Reason string
+}
+
+// Error returns the reason.
+func (e *RefusedError) Error() string { return "the job did not form: " + e.Reason }
+
+// A TimeoutError says that an operation made no progress for Options.Timeout.
+type TimeoutError struct {
+	// Ranks are the members that have not arrived at the operation.
+	Ranks []int
+	// Report describes the operation and what each late rank does.
+	Report string
+}
+
+// Error returns the report.
+func (e *TimeoutError) Error() string { return e.Report }
+
+// lateReport is the text of a TimeoutError without the root's findings.
+func lateReport(after time.Duration, ranks ...int) string {
+	return fmt.Sprintf("no progress for %v: waiting for %s", after, rankList(ranks))
+}
+
+// rankList writes "rank 3" or "ranks 1, 2 and 5".
+func rankList(ranks []int) string {
+	if len(ranks) == 1 {
+		return fmt.Sprintf("rank %d", ranks[0])
+	}
+	var b strings.Builder
+	b.WriteString("ranks ")
+	for i, r := range ranks {
+		switch {
+		case i == 0:
+		case i == len(ranks)-1:
+			b.WriteString(" and ")
+		default:
+			b.WriteString(", ")
+		}
+		fmt.Fprint(&b, r)
+	}
+	return b.String()
+}
+
+// byteSize writes a size as people say it: "96 B", "1.2 MB".
+func byteSize(n int) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
