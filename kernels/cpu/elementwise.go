@@ -8,7 +8,19 @@ import (
 // rowsPerPart cuts rows of the given width into parts of about 16 Ki elements, by the shape alone.
 func rowsPerPart(width int) int { return max(1, (16<<10)/max(1, width)) }
 
-func partsOf(n, per int) int { return (n + per - 1) / per }
+// partsOf returns how many parts of per items n items make. It is at least 1: a part may be empty.
+func partsOf(n, per int) int { return max(1, (n+per-1)/per) }
+
+// overRows runs b over the rows of t, cut by rowsPerPart.
+func (d *Device) overRows(c *call, t *kernels.Tensor, b body) {
+	d.parallel(c, partsOf(t.Rows(), rowsPerPart(t.Last())), b)
+}
+
+// rowSpan returns the rows of t that the parts [from, to) of overRows hold.
+func rowSpan(t *kernels.Tensor, from, to int) (first, end int) {
+	per := rowsPerPart(t.Last())
+	return from * per, min(to*per, t.Rows())
+}
 
 // Add computes y = a + b.
 func (d *Device) Add(s device.Stream, y, a, b kernels.Tensor) {
@@ -18,22 +30,164 @@ func (d *Device) Add(s device.Stream, y, a, b kernels.Tensor) {
 }
 
 func runAdd(d *Device, c *call) error {
-	y := &c.args[0]
-	d.parallel(c, partsOf(y.Rows(), rowsPerPart(y.Last())), addRows)
+	d.overRows(c, &c.args[0], addRows)
 	return nil
 }
 
-func addRows(_ *Device, c *call, _ *worker, from, to int) {
+func addRows(d *Device, c *call, _ *worker, from, to int) {
 	y, a, b := &c.args[0], &c.args[1], &c.args[2]
-	width, per := y.Last(), rowsPerPart(y.Last())
+	n := y.Last()
 	ys, as, bs := f32(*y), f32(*a), f32(*b)
-	for i := from * per; i < min(to*per, y.Rows()); i++ {
-		addRow(ys[row(y, i):][:width], as[row(a, i):][:width], bs[row(b, i):][:width])
+	i, end := rowSpan(y, from, to)
+	for ; i < end; i++ {
+		d.set.add(ys[row(y, i):][:n], as[row(a, i):][:n], bs[row(b, i):][:n])
 	}
 }
 
-func addRow(y, a, b []float32) {
-	for i := range y {
-		y[i] = a[i] + b[i]
+// AddBias computes y += bias.
+func (d *Device) AddBias(s device.Stream, y, bias kernels.Tensor) {
+	c := call{name: "AddBias", run: runAddBias}
+	c.operands(1, y, bias)
+	d.launch(s, kernels.CheckAddBias(y, bias), c)
+}
+
+func runAddBias(d *Device, c *call) error {
+	d.overRows(c, &c.args[0], addBiasRows)
+	return nil
+}
+
+func addBiasRows(d *Device, c *call, _ *worker, from, to int) {
+	y := &c.args[0]
+	ys, bias := f32(*y), f32(c.args[1])
+	i, end := rowSpan(y, from, to)
+	for ; i < end; i++ {
+		r := ys[row(y, i):][:y.Last()]
+		d.set.add(r, r, bias)
 	}
+}
+
+// AddBiasBackward computes dbias = (or +=) the sum of dy over its rows.
+func (d *Device) AddBiasBackward(s device.Stream, dbias, dy kernels.Tensor, accumulate bool) {
+	c := call{name: "AddBiasBackward", run: runAddBiasBackward}
+	c.operands(1, dbias, dy)
+	c.flag[0] = accumulate
+	d.launch(s, kernels.CheckAddBiasBackward(dbias, dy), c)
+}
+
+func runAddBiasBackward(d *Device, c *call) error {
+	d.overColumns(c, &c.args[1], addBiasBackwardColumns)
+	return nil
+}
+
+func addBiasBackwardColumns(d *Device, c *call, w *worker, from, to int) {
+	sumRows(d, c, w, &c.args[1], addBiasTerm, from, to)
+}
+
+// addBiasTerm adds the columns [at, at+len(sum)) of row i of dy to sum.
+func addBiasTerm(d *Device, c *call, sum []float32, i, at int) {
+	dy := &c.args[1]
+	d.set.add(sum, sum, f32(*dy)[row(dy, i)+at:][:len(sum)])
+}
+
+// rowBlock is how many rows a sum over rows adds up before it adds the result to its total: rounding errors grow with
+// rowBlock + rows/rowBlock instead of with rows.
+const rowBlock = 64
+
+// columnsPerPart cuts a sum over rows into parts by columns: whole cache lines, as wide as leaves some parts for several
+// threads.
+func columnsPerPart(width int) int { return min(max(16, width/128*16), 256) }
+
+// overColumns runs b over the columns of t, cut by columnsPerPart.
+func (d *Device) overColumns(c *call, t *kernels.Tensor, b body) {
+	d.parallel(c, partsOf(t.Last(), columnsPerPart(t.Last())), b)
+}
+
+// A rowTerm adds to sum what row i contributes to the columns [at, at+len(sum)).
+type rowTerm func(d *Device, c *call, sum []float32, i, at int)
+
+// sumRows computes the parts [from, to) of args[0] = (or += where flag[0] is set) the sum of term over the rows of t. A
+// part is a range of columns, so that each sum is one thread's, in the order of rows.
+func sumRows(d *Device, c *call, w *worker, t *kernels.Tensor, term rowTerm, from, to int) {
+	per := columnsPerPart(t.Last())
+	for at := from * per; at < min(to*per, t.Last()); at += per {
+		n := min(per, t.Last()-at)
+		total, block := w.scratch[:n], w.scratch[n:2*n]
+		clear(total)
+		for first := 0; first < t.Rows(); first += rowBlock {
+			clear(block)
+			for i := first; i < min(first+rowBlock, t.Rows()); i++ {
+				term(d, c, block, i, at)
+			}
+			d.set.add(total, total, block)
+		}
+		out := f32(c.args[0])[at:][:n]
+		if c.flag[0] {
+			d.set.add(out, out, total)
+		} else {
+			copy(out, total)
+		}
+	}
+}
+
+// Copy computes y = x.
+func (d *Device) Copy(s device.Stream, y, x kernels.Tensor) {
+	c := call{name: "Copy", run: runCopy}
+	c.operands(1, y, x)
+	d.launch(s, kernels.CheckCopy(y, x), c)
+}
+
+func runCopy(d *Device, c *call) error {
+	d.overRows(c, &c.args[0], copyRows)
+	return nil
+}
+
+func copyRows(_ *Device, c *call, _ *worker, from, to int) {
+	y, x := &c.args[0], &c.args[1]
+	size := y.DType.Size()
+	ys, xs := y.Region().Mapped(), x.Region().Mapped()
+	i, end := rowSpan(y, from, to)
+	for ; i < end; i++ {
+		copy(ys[row(y, i)*size:][:y.Last()*size], xs[row(x, i)*size:])
+	}
+}
+
+// Zero fills x with zeros.
+func (d *Device) Zero(s device.Stream, x kernels.Tensor) {
+	c := call{name: "Zero", run: runZero}
+	c.operands(1, x)
+	d.launch(s, kernels.CheckZero(x), c)
+}
+
+// zeroBytes is what one part of Zero fills.
+const zeroBytes = 64 << 10
+
+func runZero(d *Device, c *call) error {
+	d.parallel(c, partsOf(c.args[0].Bytes(), zeroBytes), zeroBlocks)
+	return nil
+}
+
+func zeroBlocks(_ *Device, c *call, _ *worker, from, to int) {
+	mem := c.args[0].Region().Mapped()
+	clear(mem[min(from*zeroBytes, len(mem)):min(to*zeroBytes, len(mem))])
+}
+
+// Sum computes out = the sum of x in float64, in row-major order: on one thread, since any other order would round
+// differently. It serves vectors of per-token losses.
+func (d *Device) Sum(s device.Stream, out, x kernels.Tensor) {
+	c := call{name: "Sum", run: runSum}
+	c.operands(1, out, x)
+	d.launch(s, kernels.CheckSum(out, x), c)
+}
+
+func runSum(_ *Device, c *call) error {
+	x := &c.args[1]
+	xs := f32(*x)
+	sum := 0.0
+	for i := range x.Rows() {
+		for _, v := range xs[row(x, i):][:x.Last()] {
+			sum += float64(v)
+		}
+	}
+	f64(c.args[0])[0] = sum
+	return nil
 }

@@ -1,0 +1,67 @@
+package cpu
+
+import (
+	"math"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// CrossEntropy computes each row's loss and, where dlogits is there, its gradient times scale.
+func (d *Device) CrossEntropy(s device.Stream, loss, dlogits, logits, labels kernels.Tensor, scale float64) {
+	c := call{name: "CrossEntropy", run: runCrossEntropy}
+	c.operands(2, loss, dlogits, logits, labels)
+	c.f[0] = scale
+	d.launch(s, kernels.CheckCrossEntropy(loss, dlogits, logits, labels), c)
+}
+
+func runCrossEntropy(d *Device, c *call) error {
+	if err := checkIDs("labels", i32(c.args[3]), math.MinInt32, c.args[2].Last()); err != nil {
+		return err
+	}
+	d.overRows(c, &c.args[2], crossEntropyRows)
+	return nil
+}
+
+func crossEntropyRows(d *Device, c *call, w *worker, from, to int) {
+	dlogits, logits := &c.args[1], &c.args[2]
+	losses, dxs, xs, labels := f32(c.args[0]), f32(*dlogits), f32(*logits), i32(c.args[3])
+	n := logits.Last()
+	i, end := rowSpan(logits, from, to)
+	for ; i < end; i++ {
+		var dx []float32
+		if !dlogits.IsZero() {
+			dx = dxs[row(dlogits, i):][:n]
+		}
+		if labels[i] < 0 {
+			losses[i] = 0
+			clear(dx)
+			continue
+		}
+		losses[i] = crossEntropyRow(d.set, w, dx, xs[row(logits, i):][:n], int(labels[i]), c.f[0])
+	}
+}
+
+// crossEntropyBlock is how many logits are turned into exponentials at a time. The sums of the blocks are added in
+// float64, so that a large vocabulary costs no accuracy.
+const crossEntropyBlock = 4096
+
+// crossEntropyRow returns logsumexp(x) - x[label] and sets dx, which may be x or nil, to scale * (softmax(x) -
+// onehot(label)).
+func crossEntropyRow(set *kernelSet, w *worker, dx, x []float32, label int, scale float64) float32 {
+	largest, target := set.max(x), x[label]
+	sum := 0.0
+	for at := 0; at < len(x); at += crossEntropyBlock {
+		to := min(at+crossEntropyBlock, len(x))
+		e := w.scratch[:to-at]
+		if dx != nil {
+			e = dx[at:to]
+		}
+		sum += float64(set.expSum(e, x[at:to], largest))
+	}
+	if dx != nil {
+		set.scale(dx, dx, float32(scale/sum))
+		dx[label] -= float32(scale)
+	}
+	return float32(math.Log(sum) + (float64(largest) - float64(target)))
+}

@@ -1,0 +1,91 @@
+package cpu
+
+import (
+	"math"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// RMSNorm computes y = gamma * (x * rstd) with rstd = 1/sqrt(mean(x^2) + eps) over the last dimension, as Transformers'
+// LlamaRMSNorm does in float32.
+func (d *Device) RMSNorm(s device.Stream, y, rstd, x, gamma kernels.Tensor, eps float64) {
+	c := call{name: "RMSNorm", run: runRMSNorm}
+	c.operands(2, y, rstd, x, gamma)
+	c.f[0] = eps
+	d.launch(s, kernels.CheckRMSNorm(y, rstd, x, gamma), c)
+}
+
+func runRMSNorm(d *Device, c *call) error {
+	d.overRows(c, &c.args[2], rmsNormRows)
+	return nil
+}
+
+func rmsNormRows(d *Device, c *call, _ *worker, from, to int) {
+	y, x := &c.args[0], &c.args[2]
+	n := x.Last()
+	ys, rstd, xs, gamma := f32(*y), f32(c.args[1]), f32(*x), f32(c.args[3])
+	i, end := rowSpan(x, from, to)
+	for ; i < end; i++ {
+		xr := xs[row(x, i):][:n]
+		r := float32(1 / math.Sqrt(d.set.sumSquares(xr)/float64(n)+c.f[0]))
+		rstd[i] = r
+		d.set.scaleMul(ys[row(y, i):][:n], xr, gamma, r)
+	}
+}
+
+// RMSNormBackwardInput computes, with g = dy * gamma,
+//
+//	dx = (or +=) rstd * g - x * rstd^3 / C * sum(g * x)
+func (d *Device) RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma kernels.Tensor, accumulate bool) {
+	c := call{name: "RMSNormBackwardInput", run: runRMSNormBackwardInput}
+	c.operands(1, dx, dy, x, rstd, gamma)
+	c.flag[0] = accumulate
+	d.launch(s, kernels.CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, accumulate), c)
+}
+
+func runRMSNormBackwardInput(d *Device, c *call) error {
+	d.overRows(c, &c.args[2], rmsNormBackwardInputRows)
+	return nil
+}
+
+func rmsNormBackwardInputRows(d *Device, c *call, _ *worker, from, to int) {
+	dx, dy, x := &c.args[0], &c.args[1], &c.args[2]
+	n := x.Last()
+	dxs, dys, xs, rstd, gamma := f32(*dx), f32(*dy), f32(*x), f32(c.args[3]), f32(c.args[4])
+	i, end := rowSpan(x, from, to)
+	for ; i < end; i++ {
+		dxr, dyr, xr, r := dxs[row(dx, i):][:n], dys[row(dy, i):][:n], xs[row(x, i):][:n], rstd[i]
+		sum := d.set.dot3(dyr, gamma, xr)
+		k := float32(-float64(r) * float64(r) * float64(r) * float64(sum) / float64(n))
+		if c.flag[0] {
+			d.set.mulAxpy(dxr, dyr, gamma, r)
+			d.set.axpy(dxr, xr, k)
+		} else {
+			d.set.scaleMulAdd(dxr, dyr, gamma, xr, r, k)
+		}
+	}
+}
+
+// RMSNormBackwardWeight computes dgamma = (or +=) the sum over rows of dy * x * rstd.
+func (d *Device) RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd kernels.Tensor, accumulate bool) {
+	c := call{name: "RMSNormBackwardWeight", run: runRMSNormBackwardWeight}
+	c.operands(1, dgamma, dy, x, rstd)
+	c.flag[0] = accumulate
+	d.launch(s, kernels.CheckRMSNormBackwardWeight(dgamma, dy, x, rstd), c)
+}
+
+func runRMSNormBackwardWeight(d *Device, c *call) error {
+	d.overColumns(c, &c.args[1], rmsNormBackwardWeightColumns)
+	return nil
+}
+
+func rmsNormBackwardWeightColumns(d *Device, c *call, w *worker, from, to int) {
+	sumRows(d, c, w, &c.args[1], rmsNormWeightTerm, from, to)
+}
+
+// rmsNormWeightTerm adds the columns [at, at+len(sum)) of row i of dy * x * rstd to sum.
+func rmsNormWeightTerm(d *Device, c *call, sum []float32, i, at int) {
+	dy, x := &c.args[1], &c.args[2]
+	d.set.mulAxpy(sum, f32(*dy)[row(dy, i)+at:][:len(sum)], f32(*x)[row(x, i)+at:][:len(sum)], f32(c.args[3])[i])
+}

@@ -1,0 +1,53 @@
+package cpu
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by their position's angle, or back where inverse is set.
+func (d *Device) RoPE(s device.Stream, y, x, cos, sin kernels.Tensor, inverse bool) {
+	c := call{name: "RoPE", run: runRoPE}
+	c.operands(1, y, x, cos, sin)
+	c.flag[0] = inverse
+	d.launch(s, kernels.CheckRoPE(y, x, cos, sin), c)
+}
+
+// ropeTokens is how many tokens, each with all its heads, one part rotates.
+func ropeTokens(x *kernels.Tensor) int { return rowsPerPart(x.Shape[2] * x.Shape[3]) }
+
+func runRoPE(d *Device, c *call) error {
+	x := &c.args[1]
+	d.parallel(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), ropeRows)
+	return nil
+}
+
+func ropeRows(_ *Device, c *call, _ *worker, from, to int) {
+	y, x, cos, sin := &c.args[0], &c.args[1], &c.args[2], &c.args[3]
+	ys, xs, coss, sins := f32(*y), f32(*x), f32(*cos), f32(*sin)
+	T, N, half := x.Shape[1], x.Shape[2], x.Shape[3]/2
+	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
+		b, t := i/T, i%T
+		cr, sr := coss[t*cos.Stride[0]:][:half], sins[t*sin.Stride[0]:][:half]
+		for n := range N {
+			yr := ys[b*y.Stride[0]+t*y.Stride[1]+n*y.Stride[2]:][:2*half]
+			xr := xs[b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2]:][:2*half]
+			if c.flag[0] {
+				rotate(yr[half:], yr[:half], xr[half:], xr[:half], cr, sr)
+			} else {
+				rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
+			}
+		}
+	}
+}
+
+// rotate turns the points (a, b) by the angles: ya = a cos - b sin, yb = b cos + a sin. With a and b exchanged it turns
+// back.
+func rotate(ya, yb, a, b, cos, sin []float32) {
+	yb, a, b, cos, sin = yb[:len(ya)], a[:len(ya)], b[:len(ya)], cos[:len(ya)], sin[:len(ya)]
+	for i := range ya {
+		u, v := a[i], b[i]
+		ya[i] = float32(u*cos[i]) - float32(v*sin[i])
+		yb[i] = float32(v*cos[i]) + float32(u*sin[i])
+	}
+}
