@@ -7,7 +7,7 @@ import (
 	"lockstep/kernels/device"
 )
 
-// inlineStream runs work as it is enqueued. It is used by one goroutine.
+// inlineStream runs work as it is enqueued, so that nothing is ever outstanding. It is used by one goroutine.
 type inlineStream struct {
 	name    string
 	err     error
@@ -46,7 +46,7 @@ func (s *inlineStream) Fail(err error) {
 // Launch runs w.
 func (s *inlineStream) Launch(w device.Work) {
 	if s.err == nil {
-		s.fail(w.Name(), w.Run())
+		s.Fail(run(w))
 	}
 }
 
@@ -55,30 +55,28 @@ func (s *inlineStream) call(c call) {
 		return
 	}
 	s.current = c
-	s.fail(c.name, s.current.run(c.device, &s.current))
-}
-
-func (s *inlineStream) fail(name string, err error) {
-	if err != nil {
-		s.Fail(fmt.Errorf("%s: %w", name, err))
+	if err := s.current.Run(); err != nil {
+		s.Fail(fmt.Errorf("%s: %w", c.name, err))
 	}
 }
 
 // queueStream runs work on a goroutine of its own, which ends when the stream is closed.
 type queueStream struct {
-	name string
+	name  string
+	ended chan struct{} // closed when the goroutine is gone
 
 	mu       sync.Mutex
-	changed  sync.Cond     // signalled when work arrives, work is done, or the stream closes
-	queue    []device.Work // not yet started
-	enqueued uint64        // tickets given out
-	done     uint64        // tickets finished
+	changed  sync.Cond // signalled when work arrives, work is done, or the stream closes
+	queue    []device.Work
+	enqueued uint64 // tickets given out
+	done     uint64 // tickets finished
 	err      error
+	failed   uint64 // the ticket whose work failed
 	closed   bool
 }
 
 func newQueueStream(name string) *queueStream {
-	s := &queueStream{name: name}
+	s := &queueStream{name: name, ended: make(chan struct{})}
 	s.changed.L = &s.mu
 	go s.loop()
 	return s
@@ -95,18 +93,21 @@ func (s *queueStream) Launch(w device.Work) {
 	s.changed.Broadcast()
 }
 
-// waitWork makes a queue wait for another stream's event.
-type waitWork struct{ event device.Event }
+// A control is an entry of a queue that moves no data. Its error becomes the stream's as it is.
+type control func() error
 
-func (w waitWork) Name() string                            { return "wait" }
-func (w waitWork) Accesses(func(r device.Region, wr bool)) {}
-func (w waitWork) Run() error                              { return w.event.Synchronize() }
+func (control) Name() string                             { return "control" }
+func (control) Accesses(func(r device.Region, wrt bool)) {}
+func (c control) Run() error                             { return c() }
 
 func (s *queueStream) Wait(e device.Event) {
 	if e.Stream != nil && e.Stream != s {
-		s.Launch(waitWork{e})
+		s.Launch(control(e.Synchronize))
 	}
 }
+
+// Fail makes err the stream's error once the work enqueued before it has run.
+func (s *queueStream) Fail(err error) { s.Launch(control(func() error { return err })) }
 
 func (s *queueStream) Record() device.Event {
 	s.mu.Lock()
@@ -114,12 +115,7 @@ func (s *queueStream) Record() device.Event {
 	return device.Event{Stream: s, Ticket: s.enqueued}
 }
 
-func (s *queueStream) Synchronize() error {
-	s.mu.Lock()
-	ticket := s.enqueued
-	s.mu.Unlock()
-	return s.SynchronizeTicket(ticket)
-}
+func (s *queueStream) Synchronize() error { return s.SynchronizeTicket(s.Record().Ticket) }
 
 func (s *queueStream) SynchronizeTicket(ticket uint64) error {
 	s.mu.Lock()
@@ -127,19 +123,18 @@ func (s *queueStream) SynchronizeTicket(ticket uint64) error {
 	for s.done < ticket && !s.closed {
 		s.changed.Wait()
 	}
-	return s.err
-}
-
-func (s *queueStream) Fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
+	switch {
+	case s.err != nil && s.failed <= ticket:
+		return s.err
+	case s.done < ticket:
+		return fmt.Errorf("stream %s was closed with work outstanding", s.name)
 	}
+	return nil
 }
 
 // loop runs the work in order; after the first error it only counts it as done.
 func (s *queueStream) loop() {
+	defer close(s.ended)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -150,13 +145,14 @@ func (s *queueStream) loop() {
 			return
 		}
 		w := s.queue[0]
+		s.queue[0] = nil // what the work holds may be freed
 		s.queue = s.queue[1:]
 		if s.err == nil {
 			s.mu.Unlock()
-			err := w.Run()
+			err := run(w)
 			s.mu.Lock()
-			if err != nil && s.err == nil {
-				s.err = fmt.Errorf("%s: %w", w.Name(), err)
+			if err != nil {
+				s.err, s.failed = err, s.done+1
 			}
 		}
 		s.done++
@@ -164,9 +160,20 @@ func (s *queueStream) loop() {
 	}
 }
 
+// run runs w and names it in its error.
+func run(w device.Work) error {
+	err := w.Run()
+	if _, ok := w.(control); ok || err == nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", w.Name(), err)
+}
+
+// close ends the stream after the work that is running. What is still queued never runs.
 func (s *queueStream) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
 	s.changed.Broadcast()
+	s.mu.Unlock()
+	<-s.ended
 }
