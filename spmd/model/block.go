@@ -1,0 +1,238 @@
+package model
+
+import (
+	"fmt"
+	"math"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// block is one transformer layer:
+//
+//	h   = x + Attention(RMSNorm(x))
+//	out = h + SwiGLU(RMSNorm(h))
+type block struct {
+	name                string
+	heads, kvHeads, dim int
+	hidden              int
+	intermediate        int
+	scale               float64
+
+	inputNorm  norm   // [H]
+	qkv        linear // [(N+2K)D, H]: q, k and v as one matrix
+	qNorm      norm   // [D], in families with QK norm
+	kNorm      norm   // [D]
+	output     linear // [H, N*D]
+	postNorm   norm   // [H]
+	gateUp     linear // [2I, H]: gate and up as one matrix
+	down       linear // [H, I]
+	withQKNorm bool
+}
+
+// blockRecord is what a block keeps of a micro batch.
+type blockRecord struct {
+	// From the forward pass.
+	x               kernels.Tensor // [B*T,H] the input
+	rstd1           kernels.Tensor // [B*T]
+	normed1         kernels.Tensor // [B*T,H]
+	qkv             kernels.Tensor // [B*T,(N+2K)D] rotated, or as projected with QK norm
+	qRstd, kRstd    kernels.Tensor // [B*T*N], [B*T*K] with QK norm
+	qNormed         kernels.Tensor // [B*T,N*D] normalised and rotated, with QK norm
+	kNormed         kernels.Tensor // [B*T,K*D]
+	attended, stats kernels.Tensor // [B*T,N*D]; see AttentionSizes
+	h               kernels.Tensor // [B*T,H] after attention
+	rstd2           kernels.Tensor // [B*T]
+	normed2         kernels.Tensor // [B*T,H]
+	gateUp          kernels.Tensor // [B*T,2I]
+	activated       kernels.Tensor // [B*T,I]
+
+	// From BackwardInput for BackwardWeight: gradients of the tensors of the same name.
+	dGateUp, dNormed2, dh, dNormed1 kernels.Tensor
+	dqkv                            kernels.Tensor // as projected, before QK norm and RoPE
+	dqNormed, dkNormed              kernels.Tensor // before RoPE, with QK norm
+
+	// Within one call.
+	projected            kernels.Tensor // [B*T,H]
+	dActivated           kernels.Tensor // [B*T,I]
+	dAttended, workspace kernels.Tensor
+}
+
+func newBlock(c *Config, index int, p func(name string, init Init, shape ...int) *Parameter) *block {
+	name := fmt.Sprintf("model.layers.%d", index)
+	n, k, d, h, i := c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim, c.HiddenSize, c.IntermediateSize
+	weight := func(module string, shape ...int) *Parameter { return p(name+"."+module+".weight", Normal, shape...) }
+	bias := func(module string, size int) *Parameter { return p(name+"."+module+".bias", Zeros, size) }
+	scale := func(module string, size int) norm {
+		return norm{weight: newUse(p(name+"."+module+".weight", Ones, size)), eps: c.RMSNormEps}
+	}
+	b := &block{name: name, heads: n, kvHeads: k, dim: d, hidden: h, intermediate: i, scale: 1 / math.Sqrt(float64(d)), withQKNorm: c.QKNorm}
+	b.qkv.weight = newUse(weight("self_attn.q_proj", n*d, h), weight("self_attn.k_proj", k*d, h), weight("self_attn.v_proj", k*d, h))
+	if c.QKVBias {
+		b.qkv.bias = newUse(bias("self_attn.q_proj", n*d), bias("self_attn.k_proj", k*d), bias("self_attn.v_proj", k*d))
+	}
+	b.output.weight = newUse(weight("self_attn.o_proj", h, n*d))
+	if c.OutputBias {
+		b.output.bias = newUse(bias("self_attn.o_proj", h))
+	}
+	if c.QKNorm {
+		b.qNorm, b.kNorm = scale("self_attn.q_norm", d), scale("self_attn.k_norm", d)
+	}
+	b.gateUp.weight = newUse(weight("mlp.gate_proj", i, h), weight("mlp.up_proj", i, h))
+	b.down.weight = newUse(weight("mlp.down_proj", h, i))
+	b.inputNorm, b.postNorm = scale("input_layernorm", h), scale("post_attention_layernorm", h)
+	return b
+}
+
+// Name returns the module's name.
+func (b *block) Name() string { return b.name }
+
+// Uses returns the weights.
+func (b *block) Uses() []*Use {
+	uses := append(b.qkv.uses(), b.output.uses()...)
+	if b.withQKNorm {
+		uses = append(uses, b.qNorm.weight, b.kNorm.weight)
+	}
+	uses = append(append(uses, b.gateUp.uses()...), b.down.uses()...)
+	return append(uses, b.inputNorm.weight, b.postNorm.weight)
+}
+
+// NewRecord places a blockRecord.
+func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
+	t, nd, kd := size.Tokens(), b.heads*b.dim, b.kvHeads*b.dim
+	r := &blockRecord{}
+	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	r.rstd1, r.normed1 = at(m.Saved, t), at(m.Saved, t, b.hidden)
+	r.qkv = at(m.Saved, t, nd+2*kd)
+	if b.withQKNorm {
+		r.qRstd, r.qNormed = at(m.Saved, t*b.heads), at(m.Saved, t, nd)
+		r.kRstd, r.kNormed = at(m.Saved, t*b.kvHeads), at(m.Saved, t, kd)
+	}
+	q, key, value := b.attentionInputs(r, size)
+	statistics, workspace := k.AttentionSizes(q, key, value)
+	r.attended, r.stats = at(m.Saved, t, nd), at(m.Saved, statistics...)
+	r.h, r.rstd2, r.normed2 = at(m.Saved, t, b.hidden), at(m.Saved, t), at(m.Saved, t, b.hidden)
+	r.gateUp, r.activated = at(m.Saved, t, 2*b.intermediate), at(m.Saved, t, b.intermediate)
+
+	mark := m.Scratch.Mark()
+	r.projected = at(m.Scratch, t, b.hidden)
+	m.Scratch.Release(mark)
+	r.dGateUp, r.dNormed2, r.dh = at(m.Delayed, t, 2*b.intermediate), at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden)
+	r.dqkv, r.dNormed1 = at(m.Delayed, t, nd+2*kd), at(m.Delayed, t, b.hidden)
+	if b.withQKNorm {
+		r.dqNormed, r.dkNormed = at(m.Delayed, t, nd), at(m.Delayed, t, kd)
+	}
+	r.dActivated, r.dAttended = at(m.Scratch, t, b.intermediate), at(m.Scratch, t, nd)
+	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
+	m.Scratch.Release(mark)
+	return r
+}
+
+// heads4 views columns [from, to) of x [B*T, ..] as heads: [B,T,heads,D].
+func heads4(x kernels.Tensor, size Size, from, heads, dim int) kernels.Tensor {
+	return x.Narrow(1, from, from+heads*dim).Split(1, heads, dim).Split(0, size.Batch, size.Sequence)
+}
+
+// projections views x [B*T,(N+2K)D] as q [B,T,N,D], k and v [B,T,K,D].
+func (b *block) projections(x kernels.Tensor, size Size) (q, k, v kernels.Tensor) {
+	n, kv, d := b.heads, b.kvHeads, b.dim
+	return heads4(x, size, 0, n, d), heads4(x, size, n*d, kv, d), heads4(x, size, (n+kv)*d, kv, d)
+}
+
+// attentionInputs returns q, k and v as attention sees them, normalised and rotated.
+func (b *block) attentionInputs(r *blockRecord, size Size) (q, k, v kernels.Tensor) {
+	q, k, v = b.projections(r.qkv, size)
+	if b.withQKNorm {
+		q, k = heads4(r.qNormed, size, 0, b.heads, b.dim), heads4(r.kNormed, size, 0, b.kvHeads, b.dim)
+	}
+	return q, k, v
+}
+
+// Forward computes out from in.
+func (b *block) Forward(c *Context, record Record, _ *MicroBatch, in, out kernels.Tensor) {
+	r := record.(*blockRecord)
+	r.x = in
+	q, k, v := b.project(c, r)
+	o := heads4(r.attended, c.Size, 0, b.heads, b.dim)
+	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, kernels.AttentionOptions{Scale: b.scale, Causal: true})
+	b.finish(c, r, out)
+}
+
+// project computes attention's inputs from r.x.
+func (b *block) project(c *Context, r *blockRecord) (q, k, v kernels.Tensor) {
+	b.inputNorm.forward(c, r.normed1, r.rstd1, r.x)
+	b.qkv.forward(c, r.qkv, r.normed1)
+	q, k, v = b.attentionInputs(r, c.Size)
+	if b.withQKNorm {
+		qIn, kIn, _ := b.projections(r.qkv, c.Size)
+		b.qNorm.forward(c, q, r.qRstd, qIn)
+		b.kNorm.forward(c, k, r.kRstd, kIn)
+	}
+	c.Kernels.RoPE(c.Stream, q, q, c.Cos, c.Sin, false)
+	c.Kernels.RoPE(c.Stream, k, k, c.Cos, c.Sin, false)
+	return q, k, v
+}
+
+// finish computes out from what attention left in r.attended.
+func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
+	b.output.forward(c, r.projected, r.attended)
+	c.Kernels.Add(c.Stream, r.h, r.x, r.projected)
+	b.postNorm.forward(c, r.normed2, r.rstd2, r.h)
+	b.gateUp.forward(c, r.gateUp, r.normed2)
+	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
+	b.down.forward(c, r.projected, r.activated)
+	c.Kernels.Add(c.Stream, out, r.h, r.projected)
+}
+
+// BackwardInput computes din from dout, both [B*T,H].
+func (b *block) BackwardInput(c *Context, record Record, _ *MicroBatch, dout, din kernels.Tensor) {
+	r := record.(*blockRecord)
+	k, s := c.Kernels, c.Stream
+
+	b.down.backwardInput(c, r.dActivated, dout)
+	k.SwiGLUBackward(s, r.dGateUp, r.dActivated, r.gateUp)
+	b.gateUp.backwardInput(c, r.dNormed2, r.dGateUp)
+	k.Copy(s, r.dh, dout)
+	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, true)
+
+	b.output.backwardInput(c, r.dAttended, r.dh)
+	b.backwardAttention(c, r)
+	b.qkv.backwardInput(c, r.dNormed1, r.dqkv)
+	k.Copy(s, din, r.dh)
+	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, true)
+}
+
+// backwardAttention computes r.dqkv from r.dAttended: through attention, RoPE and QK norm.
+func (b *block) backwardAttention(c *Context, r *blockRecord) {
+	q, k, v := b.attentionInputs(r, c.Size)
+	dqIn, dkIn, dv := b.projections(r.dqkv, c.Size)
+	dq, dk := dqIn, dkIn
+	if b.withQKNorm {
+		dq, dk = heads4(r.dqNormed, c.Size, 0, b.heads, b.dim), heads4(r.dkNormed, c.Size, 0, b.kvHeads, b.dim)
+	}
+	o, do := heads4(r.attended, c.Size, 0, b.heads, b.dim), heads4(r.dAttended, c.Size, 0, b.heads, b.dim)
+	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, kernels.AttentionOptions{Scale: b.scale, Causal: true})
+	c.Kernels.RoPE(c.Stream, dq, dq, c.Cos, c.Sin, true)
+	c.Kernels.RoPE(c.Stream, dk, dk, c.Cos, c.Sin, true)
+	if b.withQKNorm {
+		qIn, kIn, _ := b.projections(r.qkv, c.Size)
+		b.qNorm.backwardInput(c, dqIn, dq, qIn, r.qRstd, false)
+		b.kNorm.backwardInput(c, dkIn, dk, kIn, r.kRstd, false)
+	}
+}
+
+// BackwardWeight computes the gradients of all weights.
+func (b *block) BackwardWeight(c *Context, record Record, mb *MicroBatch, dout kernels.Tensor) {
+	r := record.(*blockRecord)
+	b.qkv.backwardWeight(c, mb, r.dqkv, r.normed1)
+	b.output.backwardWeight(c, mb, r.dh, r.attended)
+	if b.withQKNorm {
+		qIn, kIn, _ := b.projections(r.qkv, c.Size)
+		b.qNorm.backwardWeight(c, mb, heads4(r.dqNormed, c.Size, 0, b.heads, b.dim), qIn, r.qRstd)
+		b.kNorm.backwardWeight(c, mb, heads4(r.dkNormed, c.Size, 0, b.kvHeads, b.dim), kIn, r.kRstd)
+	}
+	b.gateUp.backwardWeight(c, mb, r.dGateUp, r.normed2)
+	b.down.backwardWeight(c, mb, dout, r.activated)
+	b.inputNorm.backwardWeight(c, mb, r.dNormed1, r.x, r.rstd1)
+	b.postNorm.backwardWeight(c, mb, r.dNormed2, r.h, r.rstd2)
+}

@@ -1,0 +1,117 @@
+package model
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// A Layer is one step of the model. It holds its weights' places and nothing else; everything that belongs to a micro batch
+// is in the Record and in the arguments.
+type Layer interface {
+	// Name is the Hugging Face name of the module, such as "model.layers.3".
+	Name() string
+	// Uses lists the weights in the order of their gradients.
+	Uses() []*Use
+	// NewRecord places what one micro batch of the given size needs.
+	NewRecord(k kernels.Operators, size Size, m *Memory) Record
+	// Forward computes out from in, both [B*T,H]. The first layer reads the micro batch's ids in place of in, the last
+	// leaves the loss in place of out.
+	Forward(c *Context, r Record, mb *MicroBatch, in, out kernels.Tensor)
+	// BackwardInput computes din from dout; the first layer leaves din alone, the last reads no dout. It saves in the
+	// record what BackwardWeight needs.
+	BackwardInput(c *Context, r Record, mb *MicroBatch, dout, din kernels.Tensor)
+	// BackwardWeight adds the gradients of the weights to the micro batch's gradient buffer. dout is what BackwardInput
+	// got.
+	BackwardWeight(c *Context, r Record, mb *MicroBatch, dout kernels.Tensor)
+}
+
+// A Record is what a layer keeps of one micro batch. Each layer has a type of its own.
+type Record any
+
+// A Size is the shape of a micro batch: B samples of T tokens.
+type Size struct{ Batch, Sequence int }
+
+// Tokens returns B*T.
+func (s Size) Tokens() int { return s.Batch * s.Sequence }
+
+// Memory says where the parts of a record go.
+type Memory struct {
+	// Saved holds what lives from a micro batch's forward pass to the end of its backward pass.
+	Saved *kernels.Arena
+	// Delayed holds what lives from BackwardInput to BackwardWeight. It is Scratch where the two follow each other.
+	Delayed *kernels.Arena
+	// Scratch holds what lives within one call; layers share it.
+	Scratch *kernels.Arena
+}
+
+// A MicroBatch is what one forward and backward pass works on.
+type MicroBatch struct {
+	IDs    kernels.Tensor // [B*T] Int32
+	Labels kernels.Tensor // [B*T] Int32, negative where there is no loss
+	// Loss receives the sum of the tokens' losses: [1] Float64.
+	Loss kernels.Tensor
+	// LossScale multiplies the loss's gradient: one over the label tokens of the whole step.
+	LossScale float64
+	// Gradients is the flat buffer that the weights' gradients go to, none when only the loss is wanted.
+	Gradients kernels.Tensor
+	// Accumulate adds to Gradients instead of overwriting.
+	Accumulate bool
+}
+
+// A Context is where layers run: the operators, the stream, the size of the micro batches, and tables that depend on the
+// position alone.
+type Context struct {
+	Kernels  kernels.Operators
+	Stream   device.Stream
+	Size     Size
+	Cos, Sin kernels.Tensor // [T,D], see RoPE.Tables
+}
+
+// linear is y = x W^T + b: x [rows,in], W [out,in], y [rows,out]. The bias may be nil.
+type linear struct{ weight, bias *Use }
+
+// uses returns the linear's uses.
+func (l linear) uses() []*Use {
+	if l.bias == nil {
+		return []*Use{l.weight}
+	}
+	return []*Use{l.weight, l.bias}
+}
+
+func (l linear) forward(c *Context, y, x kernels.Tensor) {
+	c.Kernels.MatMul(c.Stream, y, x, l.weight.Weight(), kernels.MatMulOptions{TransB: true})
+	if l.bias != nil {
+		c.Kernels.AddBias(c.Stream, y, l.bias.Weight())
+	}
+}
+
+// backwardInput computes dx = dy W.
+func (l linear) backwardInput(c *Context, dx, dy kernels.Tensor) {
+	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), kernels.MatMulOptions{})
+}
+
+// backwardWeight computes dW = dy^T x and db = the sum of dy over its rows.
+func (l linear) backwardWeight(c *Context, mb *MicroBatch, dy, x kernels.Tensor) {
+	c.Kernels.MatMul(c.Stream, l.weight.Gradient(mb.Gradients), dy, x, kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate})
+	if l.bias != nil {
+		c.Kernels.AddBiasBackward(c.Stream, l.bias.Gradient(mb.Gradients), dy, mb.Accumulate)
+	}
+}
+
+// norm is RMSNorm with a learned scale.
+type norm struct {
+	weight *Use
+	eps    float64
+}
+
+func (n norm) forward(c *Context, y, rstd, x kernels.Tensor) {
+	c.Kernels.RMSNorm(c.Stream, y, rstd, x, n.weight.Weight(), n.eps)
+}
+
+func (n norm) backwardInput(c *Context, dx, dy, x, rstd kernels.Tensor, accumulate bool) {
+	c.Kernels.RMSNormBackwardInput(c.Stream, dx, dy, x, rstd, n.weight.Weight(), accumulate)
+}
+
+func (n norm) backwardWeight(c *Context, mb *MicroBatch, dy, x, rstd kernels.Tensor) {
+	c.Kernels.RMSNormBackwardWeight(c.Stream, n.weight.Gradient(mb.Gradients), dy, x, rstd, mb.Accumulate)
+}

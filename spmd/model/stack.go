@@ -1,0 +1,160 @@
+package model
+
+import (
+	"fmt"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// A Model is a stack of layers. It holds no values until it is bound to memory.
+type Model struct {
+	Config *Config
+	Layers []Layer
+	// Parameters lists all parameters in a fixed order: embedding, blocks, final norm, head.
+	Parameters []*Parameter
+
+	uses   []*Use
+	layout layout
+}
+
+// New builds the stack of a configuration. It allocates no memory for values.
+func New(c *Config) *Model {
+	m := &Model{Config: c}
+	p := func(name string, init Init, shape ...int) *Parameter {
+		q := &Parameter{Name: name, Shape: shape, Init: init}
+		m.Parameters = append(m.Parameters, q)
+		return q
+	}
+	table := p("model.embed_tokens.weight", Normal, c.VocabSize, c.HiddenSize)
+	m.Layers = append(m.Layers, newEmbedding(table))
+	for i := range c.NumHiddenLayers {
+		m.Layers = append(m.Layers, newBlock(c, i, p))
+	}
+	m.Layers = append(m.Layers, newHead(c, table, p))
+	for _, l := range m.Layers {
+		m.uses = append(m.uses, l.Uses()...)
+	}
+	m.layout.place(m.uses)
+	return m
+}
+
+// NumParameters returns the number of trained values; a tied table counts once.
+func (m *Model) NumParameters() int {
+	n := 0
+	for _, p := range m.Parameters {
+		n += p.Len()
+	}
+	return n
+}
+
+// WeightElements returns the size of the flat buffer of weights, in elements; optimizer states have the same layout.
+func (m *Model) WeightElements() int { return m.layout.weights }
+
+// GradientElements returns the size of a flat gradient buffer, in elements. Its first WeightElements have the layout of the
+// weights, the rest holds the gradients of second uses.
+func (m *Model) GradientElements() int { return m.layout.gradients }
+
+// Bind makes the parameters views of flat [WeightElements] Float32.
+func (m *Model) Bind(flat kernels.Tensor) error { return bind(flat, m.Parameters, m.uses) }
+
+// Slice returns the part of a flat buffer of the weights' layout (gradients, optimizer states) that belongs to p.
+func (m *Model) Slice(flat kernels.Tensor, p *Parameter) kernels.Tensor {
+	return kernels.NewTensor(flat.Storage, flat.Offset+p.offset*device.Float32.Size(), device.Float32, p.Shape...)
+}
+
+// MergeUses adds the gradients of second uses (a tied head's) to those of the first, in the order of use. It runs once per
+// step, after all sums over micro batches and ranks: this order does not depend on the layout of ranks.
+func (m *Model) MergeUses(k kernels.Operators, s device.Stream, gradients kernels.Tensor) {
+	for _, e := range m.layout.extra {
+		first := e.first.Gradient(gradients)
+		k.Add(s, first, first, e.later.Gradient(gradients))
+	}
+}
+
+// A Chunk is a run of consecutive layers that one pipeline stage holds.
+type Chunk struct {
+	layers      []Layer
+	first, last bool // whether it begins with the embedding, ends with the head
+}
+
+// Chunk returns the layers [from, to).
+func (m *Model) Chunk(from, to int) *Chunk {
+	return &Chunk{layers: m.Layers[from:to], first: from == 0, last: to == len(m.Layers)}
+}
+
+// A ChunkRecord is what a chunk keeps of one micro batch.
+type ChunkRecord struct {
+	records     []Record
+	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H]
+	gradients   []kernels.Tensor // gradients[i] is that of activations[i]
+}
+
+// Placement says where a chunk's records go.
+type Placement struct {
+	Memory
+	// Split is true where the schedule runs BackwardInput and BackwardWeight apart.
+	Split bool
+}
+
+// NewRecord places what one micro batch needs.
+func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placement) *ChunkRecord {
+	r := &ChunkRecord{}
+	for i := range len(c.layers) + 1 {
+		var x kernels.Tensor // none before the embedding and after the head
+		if !(i == 0 && c.first) && !(i == len(c.layers) && c.last) {
+			x = m.Saved.Tensor(device.Float32, size.Tokens(), hidden)
+		}
+		r.activations = append(r.activations, x)
+	}
+	mark := m.Scratch.Mark()
+	if m.Split {
+		for range len(c.layers) + 1 {
+			r.gradients = append(r.gradients, m.Delayed.Tensor(device.Float32, size.Tokens(), hidden))
+		}
+	} else {
+		pair := [2]kernels.Tensor{m.Scratch.Tensor(device.Float32, size.Tokens(), hidden), m.Scratch.Tensor(device.Float32, size.Tokens(), hidden)}
+		for i := range len(c.layers) + 1 {
+			r.gradients = append(r.gradients, pair[i%2])
+		}
+	}
+	for _, l := range c.layers {
+		r.records = append(r.records, l.NewRecord(k, size, &m.Memory))
+	}
+	m.Scratch.Release(mark)
+	return r
+}
+
+// Forward runs all layers.
+func (c *Chunk) Forward(x *Context, r *ChunkRecord, mb *MicroBatch) {
+	for i, l := range c.layers {
+		l.Forward(x, r.records[i], mb, r.activations[i], r.activations[i+1])
+	}
+}
+
+// Backward computes the gradients of the input and of the weights, layer by layer.
+func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
+	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
+		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
+	}
+}
+
+// BackwardInput computes the gradient of the input and leaves what BackwardWeight needs in the record.
+func (c *Chunk) BackwardInput(x *Context, r *ChunkRecord, mb *MicroBatch) {
+	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
+	}
+}
+
+// BackwardWeight computes the gradients of the weights.
+func (c *Chunk) BackwardWeight(x *Context, r *ChunkRecord, mb *MicroBatch) {
+	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
+	}
+}
+
+// String names the chunk's layers.
+func (c *Chunk) String() string {
+	return fmt.Sprintf("%s .. %s", c.layers[0].Name(), c.layers[len(c.layers)-1].Name())
+}

@@ -1,0 +1,120 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+	"lockstep/spmd/random"
+)
+
+// A WeightSource gives tensors by their Hugging Face names, converted to float32.
+type WeightSource interface {
+	Names() []string
+	Shape(name string) ([]int, bool)
+	ReadFloat32(name string, dst []float32) error
+}
+
+// maxListed bounds how many tensors one message lists.
+const maxListed = 12
+
+// CheckWeights compares the source's names and shapes with the model's. It returns one error that lists every tensor that
+// is missing, extra or of another shape, and a note on tensors that are skipped because the model does not need them.
+func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
+	var wrong, skipped []string
+	known := map[string]bool{}
+	for _, p := range m.Parameters {
+		known[p.Name] = true
+		shape, ok := src.Shape(p.Name)
+		switch {
+		case !ok:
+			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Shape))
+		case !slices.Equal(shape, p.Shape):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, config.json makes it %v", p.Name, shape, p.Shape))
+		}
+	}
+	for _, name := range src.Names() {
+		switch {
+		case known[name]:
+		case strings.HasSuffix(name, ".rotary_emb.inv_freq"), name == "lm_head.weight" && m.Config.TieWordEmbeddings:
+			skipped = append(skipped, name)
+		default:
+			shape, _ := src.Shape(name)
+			wrong = append(wrong, fmt.Sprintf("%s %v is not part of this model", name, shape))
+		}
+	}
+	if len(skipped) > 0 {
+		note = "tensors that config.json makes unnecessary are skipped: " + list(skipped)
+	}
+	if len(wrong) > 0 {
+		return note, fmt.Errorf("the weights do not fit config.json (%s): %s; give the config.json and the weights of one model",
+			m.Config.Family, list(wrong))
+	}
+	return note, nil
+}
+
+func list(items []string) string {
+	if len(items) > maxListed {
+		return strings.Join(items[:maxListed], ", ") + fmt.Sprintf(", and %d more", len(items)-maxListed)
+	}
+	return strings.Join(items, ", ")
+}
+
+// writeElements bounds the host memory that loading needs for one piece of a parameter.
+const writeElements = 4 << 20
+
+// Initialize fills the bound weights on stream s: from src, or at random where src is nil. Random values depend on the seed,
+// the parameter's name and the element's index alone. A failure of the device comes out of the stream.
+func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
+	for _, p := range m.Parameters {
+		if src != nil {
+			values := make([]float32, p.Len())
+			if err := src.ReadFloat32(p.Name, values); err != nil {
+				return err
+			}
+			d.Write(s, p.Weight.Region(), device.BytesOf(values))
+			continue
+		}
+		p.randomize(d, s, random.New(seed, "init", p.Name), m.Config.InitializerRange)
+	}
+	return nil
+}
+
+// randomize writes the parameter's initial values, piece by piece.
+func (p *Parameter) randomize(d device.Device, s device.Stream, source random.Source, std float64) {
+	values := make([]float32, min(p.Len(), writeElements))
+	for from := 0; from < p.Len(); from += len(values) {
+		values = values[:min(len(values), p.Len()-from)]
+		switch p.Init {
+		case Normal:
+			source.Normal(values, uint64(from))
+			for i, v := range values {
+				values[i] = float32(std) * v
+			}
+		case Ones:
+			for i := range values {
+				values[i] = 1
+			}
+		case Zeros:
+			clear(values)
+		}
+		piece := p.Weight.Region().Slice(from*device.Float32.Size(), (from+len(values))*device.Float32.Size())
+		d.Write(s, piece, device.BytesOf(values))
+	}
+}
+
+// Tables writes the rotary tables of positions [0, positions) into tensors placed in a.
+func (m *Model) Tables(d device.Device, s device.Stream, a *kernels.Arena, positions int) (cos, sin kernels.Tensor) {
+	cos, sin = PlaceTables(m.Config, a, positions)
+	c, si := m.Config.RoPE.Tables(positions, m.Config.HeadDim)
+	d.Write(s, cos.Region(), device.BytesOf(c))
+	d.Write(s, sin.Region(), device.BytesOf(si))
+	return cos, sin
+}
+
+// PlaceTables places the rotary tables in a.
+func PlaceTables(c *Config, a *kernels.Arena, positions int) (cos, sin kernels.Tensor) {
+	return a.Tensor(device.Float32, positions, c.HeadDim), a.Tensor(device.Float32, positions, c.HeadDim)
+}

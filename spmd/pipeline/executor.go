@@ -1,0 +1,165 @@
+package pipeline
+
+import (
+	"fmt"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+	"lockstep/spmd/model"
+)
+
+// A Stage is one chunk of layers that this rank holds.
+type Stage struct {
+	Chunk *model.Chunk
+	// Lanes has a step for each of the rank's micro batches, Buffers the flat gradient buffers it names; the sum ends in
+	// the first.
+	Lanes   []LaneStep
+	Buffers []kernels.Tensor
+}
+
+// An Executor runs one rank's list of actions. It knows no particular schedule.
+type Executor struct {
+	device       kernels.Device
+	context      *model.Context
+	stages       map[int]*Stage // by chunk
+	actions      []Action
+	slots        []int // by action: the slot of its record
+	records      []slot
+	losses       kernels.Tensor // [micro batches] Float64
+	microBatches int
+	ids, labels  []int32 // host staging of one micro batch
+}
+
+// A slot holds what one micro batch in flight needs.
+type slot struct {
+	record      *model.ChunkRecord
+	ids, labels kernels.Tensor // [B*T] Int32
+	batch       model.MicroBatch
+}
+
+// A Loader fills the token ids and labels of a rank's micro batch, [B*T] each.
+type Loader func(microBatch int, ids, labels []int32) error
+
+// Plan is what an Executor needs to be laid out in memory.
+type Plan struct {
+	Actions      []Action
+	MicroBatches int
+	Split        bool // from the simulator's Report
+	Hidden       int
+	Size         model.Size
+}
+
+// assignSlots gives each action the slot of its record, reusing those of finished micro batches, and returns the number of
+// slots.
+func assignSlots(actions []Action) (slots []int, n int) {
+	held := map[pass]int{}
+	var free []int
+	for _, a := range actions {
+		p := pass{a.MicroBatch, a.Chunk}
+		if a.Kind == Forward {
+			if len(free) == 0 {
+				free = append(free, n)
+				n++
+			}
+			held[p], free = free[len(free)-1], free[:len(free)-1]
+		}
+		slots = append(slots, held[p])
+		if a.Kind == Backward || a.Kind == BackwardWeight {
+			free = append(free, held[p])
+		}
+	}
+	return slots, n
+}
+
+// NewExecutor lays out the records of the plan's actions in the arenas of mem: run it first with measuring arenas and no
+// stages' buffers, then with real ones. The context's stream runs everything.
+func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Plan, mem model.Memory) (*Executor, error) {
+	e := &Executor{device: k, context: c, stages: stages, actions: p.Actions, microBatches: p.MicroBatches}
+	placement := model.Placement{Memory: mem, Split: p.Split}
+	slots, n := assignSlots(p.Actions)
+	e.slots = slots
+	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
+	tokens := p.Size.Tokens()
+	e.ids, e.labels = make([]int32, tokens), make([]int32, tokens)
+	e.records = make([]slot, n)
+	for i, a := range p.Actions {
+		s := &e.records[slots[i]]
+		if s.record != nil {
+			continue
+		}
+		stage := stages[a.Chunk]
+		if stage == nil {
+			return nil, fmt.Errorf("pipeline: action %v is for a chunk that this rank does not hold", a)
+		}
+		s.record = stage.Chunk.NewRecord(k, p.Size, p.Hidden, &placement)
+		s.ids, s.labels = mem.Saved.Tensor(device.Int32, tokens), mem.Saved.Tensor(device.Int32, tokens)
+	}
+	return e, nil
+}
+
+// Losses returns the tensor that Run leaves the micro batches' losses in: [micro batches] Float64, each a sum over tokens.
+func (e *Executor) Losses() kernels.Tensor { return e.losses }
+
+// Run enqueues the actions of one step. lossScale is one over the label tokens of the whole step. Its error is the loader's;
+// those of the device come out of the stream.
+func (e *Executor) Run(load Loader, lossScale float64) error {
+	for i, a := range e.actions {
+		s, stage := &e.records[e.slots[i]], e.stages[a.Chunk]
+		switch a.Kind {
+		case Forward:
+			if err := e.begin(s, stage, a, load, lossScale); err != nil {
+				return err
+			}
+			stage.Chunk.Forward(e.context, s.record, &s.batch)
+		case Backward:
+			stage.Chunk.Backward(e.context, s.record, &s.batch)
+			e.merge(stage, a)
+		case BackwardInput:
+			stage.Chunk.BackwardInput(e.context, s.record, &s.batch)
+		case BackwardWeight:
+			stage.Chunk.BackwardWeight(e.context, s.record, &s.batch)
+			e.merge(stage, a)
+		}
+	}
+	return nil
+}
+
+// begin loads a micro batch into its slot.
+func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale float64) error {
+	if err := e.load(s, a.MicroBatch, load); err != nil {
+		return err
+	}
+	lane := stage.Lanes[a.MicroBatch]
+	s.batch = model.MicroBatch{IDs: s.ids, Labels: s.labels, Loss: e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1),
+		LossScale: lossScale, Gradients: stage.Buffers[lane.Buffer], Accumulate: lane.Accumulate}
+	return nil
+}
+
+func (e *Executor) load(s *slot, microBatch int, load Loader) error {
+	if err := load(microBatch, e.ids, e.labels); err != nil {
+		return fmt.Errorf("loading micro batch %d: %w", microBatch, err)
+	}
+	e.device.Write(e.context.Stream, s.ids.Region(), device.BytesOf(e.ids))
+	e.device.Write(e.context.Stream, s.labels.Region(), device.BytesOf(e.labels))
+	return nil
+}
+
+// merge makes the merges of gradient lanes that are due after a micro batch's weight gradient.
+func (e *Executor) merge(stage *Stage, a Action) {
+	for _, m := range stage.Lanes[a.MicroBatch].Merges {
+		into := stage.Buffers[m.Into]
+		e.context.Kernels.Add(e.context.Stream, into, into, stage.Buffers[m.From])
+	}
+}
+
+// Evaluate enqueues a forward pass of one micro batch and leaves its loss, a sum over tokens, in loss [1] Float64. The rank
+// must hold the whole model.
+func (e *Executor) Evaluate(load Loader, microBatch int, loss kernels.Tensor) error {
+	s, stage := &e.records[e.slots[0]], e.stages[e.actions[0].Chunk]
+	if err := e.load(s, microBatch, load); err != nil {
+		return err
+	}
+	s.batch = model.MicroBatch{IDs: s.ids, Labels: s.labels, Loss: loss}
+	stage.Chunk.Forward(e.context, s.record, &s.batch)
+	return nil
+}
