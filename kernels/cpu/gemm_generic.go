@@ -6,14 +6,8 @@ import "unsafe"
 const genericMR, genericNR = 4, 4
 
 func genericTile() tileKernels {
-	return tileKernels{
-		mr: genericMR, nr: genericNR,
-		multiply:   multiplyGeneric,
-		packA:      packGeneric,
-		packB:      packGeneric,
-		transposeA: transposeGeneric,
-		transposeB: transposeGeneric,
-	}
+	panel := panelKernels{width: genericMR, copy: packGeneric, transpose: transposeGeneric}
+	return tileKernels{a: panel, b: panel, multiply: multiplyGeneric}
 }
 
 func multiplyGeneric(kc int, a, b, c *float32, ldc int, accumulate bool) {

@@ -1,27 +1,103 @@
 package cpu
 
 // tileKernels are the register-blocked core of MatMul and Attention and the packing that feeds it. Operands are packed
-// into panels: a panel of width w holds, for each k in turn, w neighbouring rows (of op(A)) or columns (of op(B)), so that
-// the core reads both operands as one stream each.
+// into panels: a panel of width w holds, for each k in turn, w neighbouring rows of op(A) or columns of op(B), so that the
+// core reads both operands as one stream each.
 type tileKernels struct {
-	// mr and nr are the tile's rows and columns: the widths of the panels of A and of B.
-	mr, nr int
-	// multiply computes one tile of C, with rows ldc elements apart, from a panel of A and one of B, kc deep:
+	// a and b pack the panels of the two operands. Their widths are the rows and the columns of the tile.
+	a, b panelKernels
+	// multiply computes one tile of C, whose rows are ldc elements apart, from a panel of A and one of B, kc deep:
 	//
-	//	for i, j := range mr, nr {
+	//	for i, j := range rows, columns {
 	//		sum := float32(0)
 	//		for k := range kc {
-	//			sum += a[k*mr+i] * b[k*nr+j]
+	//			sum += a[k*rows+i] * b[k*columns+j]
 	//		}
 	//		if accumulate { c[i*ldc+j] += sum } else { c[i*ldc+j] = sum }
 	//	}
 	multiply func(kc int, a, b, c *float32, ldc int, accumulate bool)
-	// packA and packB fill one whole panel from a matrix whose rows are the panel's k, lds elements apart:
+}
+
+// panelKernels pack one whole panel, kc deep, from a matrix whose rows are lds elements apart.
+type panelKernels struct {
+	width int
+	// copy packs a matrix whose rows are the panel's k:
 	//
-	//	for k, i := range kc, w { dst[k*w+i] = src[k*lds+i] }
-	packA, packB func(kc int, dst, src *float32, lds int)
-	// transposeA and transposeB fill one whole panel from a matrix whose columns are the panel's k:
+	//	for k, i := range kc, width { dst[k*width+i] = src[k*lds+i] }
+	copy func(kc int, dst, src *float32, lds int)
+	// transpose packs a matrix whose columns are the panel's k:
 	//
-	//	for k, i := range kc, w { dst[k*w+i] = src[i*lds+k] }
-	transposeA, transposeB func(kc int, dst, src *float32, lds int)
+	//	for k, i := range kc, width { dst[k*width+i] = src[i*lds+k] }
+	transpose func(kc int, dst, src *float32, lds int)
+}
+
+// size returns the elements that n rows or columns, kc deep, take when packed.
+func (p *panelKernels) size(n, kc int) int { return partsOf(n, p.width) * p.width * kc }
+
+// pack fills the panels of n rows of op(A), or columns of op(B), kc deep. Element (i, k) is src[i*lds+k] when deep is set
+// and src[k*lds+i] otherwise: deep says that k runs along the rows of the matrix in memory. The last panel is filled up
+// with zeros.
+func (p *panelKernels) pack(dst, src []float32, lds int, deep bool, n, kc int) {
+	step, fill := 1, p.copy
+	if deep {
+		step, fill = lds, p.transpose
+		_ = src[(n-1)*lds+kc-1]
+	} else {
+		_ = src[(kc-1)*lds+n-1]
+	}
+	dst = dst[:p.size(n, kc)]
+	whole := n / p.width * p.width
+	for i := 0; i < whole; i += p.width {
+		fill(kc, &dst[i*kc], &src[i*step], lds)
+	}
+	if whole < n {
+		p.packEdge(dst[whole*kc:], src[whole*step:], lds, deep, n-whole, kc)
+	}
+}
+
+// packEdge fills a panel of which only n < width rows or columns are there.
+func (p *panelKernels) packEdge(dst, src []float32, lds int, deep bool, n, kc int) {
+	clear(dst)
+	for k := range kc {
+		row := dst[k*p.width:][:n]
+		if deep {
+			for i := range row {
+				row[i] = src[i*lds+k]
+			}
+		} else {
+			copy(row, src[k*lds:])
+		}
+	}
+}
+
+// multiplyPanels computes C = A B, or C += A B, from packed panels of rows x kc and kc x cols. The panels of B are the
+// outer loop: one of them stays in the first-level cache while those of A stream by. Tiles that reach over C's edge go
+// through edge, which has the size of a tile.
+func (t *tileKernels) multiplyPanels(c []float32, ldc, rows, cols int, a, b []float32, kc int, accumulate bool, edge []float32) {
+	mr, nr := t.a.width, t.b.width
+	for j := 0; j < cols; j += nr {
+		for i := 0; i < rows; i += mr {
+			if i+mr <= rows && j+nr <= cols {
+				_ = c[(i+mr-1)*ldc+j+nr-1]
+				t.multiply(kc, &a[i*kc], &b[j*kc], &c[i*ldc+j], ldc, accumulate)
+				continue
+			}
+			t.multiply(kc, &a[i*kc], &b[j*kc], &edge[0], nr, false)
+			t.addEdge(c[i*ldc+j:], ldc, min(mr, rows-i), min(nr, cols-j), edge, accumulate)
+		}
+	}
+}
+
+// addEdge moves the part of a tile that lies within C.
+func (t *tileKernels) addEdge(c []float32, ldc, rows, cols int, edge []float32, accumulate bool) {
+	for i := range rows {
+		from, to := edge[i*t.b.width:][:cols], c[i*ldc:][:cols]
+		if !accumulate {
+			copy(to, from)
+			continue
+		}
+		for j, v := range from {
+			to[j] += v
+		}
+	}
 }

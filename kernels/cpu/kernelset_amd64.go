@@ -2,5 +2,50 @@
 
 package cpu
 
+import cpufeatures "golang.org/x/sys/cpu"
+
+//go:generate go run gen/main.go gen/gemm.go gen/vector.go gen/rows.go gen/exp.go
+
 // kernelSets lists what this build has on this machine, best first.
-func kernelSets() []*kernelSet { return []*kernelSet{genericSet()} }
+func kernelSets() []*kernelSet {
+	sets := []*kernelSet{genericSet()}
+	x86 := &cpufeatures.X86
+	if x86.HasAVX2 && x86.HasFMA && x86.HasBMI2 {
+		sets = append([]*kernelSet{avx2Set()}, sets...)
+		if x86.HasAVX512F {
+			sets = append([]*kernelSet{avx512Set()}, sets...)
+		}
+	}
+	return sets
+}
+
+// avx2Set needs AVX2, FMA and BMI2: Intel's Haswell (2013), AMD's Zen (2017) and what came after them.
+func avx2Set() *kernelSet {
+	return &kernelSet{
+		name: "avx2",
+		tile: tileKernels{
+			a:        panelKernels{width: 6, copy: copyAAVX2, transpose: transposeAAVX2},
+			b:        panelKernels{width: 16, copy: copyBAVX2, transpose: transposeBAVX2},
+			multiply: multiplyAVX2,
+		},
+		add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleMul: scaleMulAVX2, mulAxpy: mulAxpyAVX2, scaleMulAdd: scaleMulAddAVX2,
+		dot: dotAVX2, dot3: dot3AVX2, sumSquares: sumSquaresAVX2, max: maxAVX2,
+		expSum: expSumAVX2, siluMul: siluMulAVX2, siluMulBackward: siluMulBackwardAVX2,
+	}
+}
+
+// avx512Set needs AVX-512F besides.
+func avx512Set() *kernelSet {
+	return &kernelSet{
+		name: "avx512",
+		tile: tileKernels{
+			a:        panelKernels{width: 12, copy: copyAAVX512, transpose: transposeAAVX512},
+			b:        panelKernels{width: 32, copy: copyBAVX512, transpose: transposeBAVX512},
+			multiply: multiplyAVX512,
+		},
+		add: addAVX512, axpy: axpyAVX512, scale: scaleAVX512, scaleMul: scaleMulAVX512, mulAxpy: mulAxpyAVX512,
+		scaleMulAdd: scaleMulAddAVX512,
+		dot:         dotAVX512, dot3: dot3AVX512, sumSquares: sumSquaresAVX512, max: maxAVX512,
+		expSum: expSumAVX512, siluMul: siluMulAVX512, siluMulBackward: siluMulBackwardAVX512,
+	}
+}

@@ -1,0 +1,132 @@
+package cpu
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// The blocking of MatMul follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34
+// (2008): a block of C is computed from packed blocks of A and B that stay in the second-level cache.
+//
+// An element of C is the sum, over blocks of blockK elements of K in order, of each block's products added in order. This
+// depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
+const (
+	blockK = 256
+	// tileRows and tileCols bound the block of C that is one part of the work.
+	tileRows, tileCols = 240, 512
+	// tileMin is the side below which a block of C is not cut any further to give all threads work.
+	tileMin = 64
+	// partsPerThread leaves room to balance the load.
+	partsPerThread = 3
+)
+
+// MatMul computes C = op(A) op(B), or C += op(A) op(B).
+func (d *Device) MatMul(s device.Stream, c, a, b kernels.Tensor, o kernels.MatMulOptions) {
+	k := call{name: "MatMul", run: runMatMul, flag: [3]bool{o.TransA, o.TransB, o.Accumulate}}
+	k.operands(1, c, a, b)
+	d.launch(s, kernels.CheckMatMul(c, a, b, o), k)
+}
+
+// A product is MatMul's problem and how it is cut into parts.
+type product struct {
+	m, n, k        int
+	transA, transB bool
+	accumulate     bool
+	rows, cols     int // of a part: a block of C
+	down, across   int // parts
+}
+
+func newProduct(d *Device, c *call) product {
+	p := product{
+		m: c.args[0].Shape[0], n: c.args[0].Shape[1], k: c.args[1].Shape[1],
+		transA: c.flag[0], transB: c.flag[1], accumulate: c.flag[2],
+	}
+	if p.transA {
+		p.k = c.args[1].Shape[0]
+	}
+	p.cut(len(d.pool.workers), d.set.tile.a.width, d.set.tile.b.width)
+	return p
+}
+
+// cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
+func (p *product) cut(threads, mr, nr int) {
+	rows, cols := tileRows, tileCols
+	for threads > 1 && partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads && max(rows, cols) > tileMin {
+		if min(cols, p.n) >= min(rows, p.m) {
+			cols = max(min(cols, p.n)/2, tileMin)
+		} else {
+			rows = max(min(rows, p.m)/2, tileMin)
+		}
+		if min(rows, p.m) <= tileMin && min(cols, p.n) <= tileMin {
+			break
+		}
+	}
+	p.rows, p.down = even(p.m, rows, mr)
+	p.cols, p.across = even(p.n, cols, nr)
+}
+
+// even cuts n into blocks of equal size, at most about size and a multiple of unit, and returns it with their number.
+func even(n, size, unit int) (int, int) {
+	blocks := max(1, partsOf(n, size))
+	size = max(1, partsOf(partsOf(n, blocks), unit)) * unit
+	return size, partsOf(n, size)
+}
+
+func runMatMul(d *Device, c *call) error {
+	p := newProduct(d, c)
+	if p.m > 0 && p.n > 0 {
+		d.parallel(c, p.down*p.across, matMulParts)
+	}
+	return nil
+}
+
+func matMulParts(d *Device, c *call, w *worker, from, to int) {
+	p := newProduct(d, c)
+	for part := from; part < to; part++ {
+		i, j := part%p.down*p.rows, part/p.down*p.cols
+		p.block(&d.set.tile, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
+	}
+}
+
+// block computes the rows x cols block of C at (i, j).
+func (p *product) block(t *tileKernels, call *call, w *worker, i, j, rows, cols int) {
+	a, b, c := f32(call.args[1]), f32(call.args[2]), f32(call.args[0])
+	lda, ldb, ldc := call.args[1].Stride[0], call.args[2].Stride[0], call.args[0].Stride[0]
+	c = c[i*ldc+j:]
+	if p.k == 0 && !p.accumulate {
+		for r := range rows {
+			clear(c[r*ldc:][:cols])
+		}
+	}
+	s := scratch{free: w.scratch}
+	edge := s.take(t.a.width * t.b.width)
+	packedA := s.take(t.a.size(rows, min(blockK, p.k)))
+	packedB := s.take(t.b.size(cols, min(blockK, p.k)))
+	for k := 0; k < p.k; k += blockK {
+		kc := min(blockK, p.k-k)
+		t.b.pack(packedB, b[at(k, j, ldb, p.transB):], ldb, p.transB, cols, kc)
+		t.a.pack(packedA, a[at(i, k, lda, p.transA):], lda, !p.transA, rows, kc)
+		t.multiplyPanels(c, ldc, rows, cols, packedA, packedB, kc, p.accumulate || k > 0, edge)
+	}
+}
+
+// at returns the position of element (i, j) of a matrix that may be transposed in memory.
+func at(i, j, stride int, trans bool) int {
+	if trans {
+		return j*stride + i
+	}
+	return i*stride + j
+}
+
+// scratch hands out a worker's private memory.
+type scratch struct{ free []float32 }
+
+// scratchAlign keeps what is handed out on cache lines.
+const scratchAlign = 16
+
+// take returns n elements with any contents.
+func (s *scratch) take(n int) []float32 {
+	t := s.free[:n:n]
+	s.free = s.free[(n+scratchAlign-1)/scratchAlign*scratchAlign:]
+	return t
+}

@@ -1,0 +1,225 @@
+//go:build ignore
+
+package main
+
+import "fmt"
+
+// The tile of C has as many rows and columns as leave registers for two vectors of B and the elements of A.
+func (v isa) tileRows() int { return map[bool]int{false: 6, true: 12}[v.wide] }
+func (v isa) tileCols() int { return 2 * v.lanes }
+
+func (v isa) gemm(p *printer) {
+	v.multiply(p)
+	v.copyPanel(p, "A", v.tileRows())
+	v.copyPanel(p, "B", v.tileCols())
+	v.transposePanel(p, "A", v.tileRows())
+	v.transposePanel(p, "B", v.tileCols())
+}
+
+// unroll is how many k one round of the inner loop takes.
+const unroll = 4
+
+// multiply writes the tile kernel:
+//
+//	func multiplyX(kc int, a, b, c *float32, ldc int, accumulate bool)
+//
+// Registers 0 and 1 hold B's columns, the next few one element of A each, the last ones the tile.
+func (v isa) multiply(p *printer) {
+	rows := v.tileRows()
+	p.function("multiply"+v.name, 41)
+	for _, arg := range []string{"kc+0(FP), CX", "a+8(FP), SI", "b+16(FP), BX", "c+24(FP), DI", "ldc+32(FP), R8"} {
+		p.op("MOVQ %s", arg)
+	}
+	p.op("MOVBLZX accumulate+40(FP), DX")
+	p.op("SHLQ $2, R8")
+	p.op("MOVQ DI, AX")
+	for i := range rows {
+		p.op("PREFETCHT0 (AX)")
+		p.op("PREFETCHT0 %d(AX)", 4*v.tileCols()-1)
+		if i < rows-1 {
+			p.op("ADDQ R8, AX")
+		}
+	}
+	for i := range 2 * rows {
+		v.zero(p, v.sum(i/2, i%2))
+	}
+	p.op("SUBQ $%d, CX", unroll)
+	p.op("JLT rest")
+	p.op("PCALIGN $32")
+	p.label("loop")
+	for k := range unroll {
+		v.multiplyStep(p, k)
+	}
+	p.op("ADDQ $%d, SI", unroll*4*rows)
+	p.op("ADDQ $%d, BX", unroll*4*v.tileCols())
+	p.op("SUBQ $%d, CX", unroll)
+	p.op("JGE loop")
+	p.label("rest")
+	p.op("ADDQ $%d, CX", unroll)
+	p.op("JZ store")
+	p.label("one")
+	v.multiplyStep(p, 0)
+	p.op("ADDQ $%d, SI", 4*rows)
+	p.op("ADDQ $%d, BX", 4*v.tileCols())
+	p.op("DECQ CX")
+	p.op("JNZ one")
+	p.label("store")
+	p.op("TESTL DX, DX")
+	p.op("JNZ add")
+	v.storeTile(p, false)
+	p.label("add")
+	v.storeTile(p, true)
+}
+
+// multiplyStep adds the products of one k, the k-th after SI and BX.
+func (v isa) multiplyStep(p *printer, k int) {
+	rows, elements := v.tileRows(), v.firstSum()-2
+	for j := range 2 {
+		p.op("VMOVUPS %d(BX), %s", 4*(k*v.tileCols()+j*v.lanes), v.r(j))
+	}
+	if k%2 == 0 {
+		p.op("PREFETCHT0 %d(BX)", 512+4*k*v.tileCols())
+	}
+	for i := range rows {
+		e := v.r(2 + i%elements)
+		p.op("VBROADCASTSS %d(SI), %s", 4*(k*rows+i), e)
+		for j := range 2 {
+			p.op("VFMADD231PS %s, %s, %s", v.r(j), e, v.sum(i, j))
+		}
+	}
+}
+
+// storeTile writes the tile to C and returns.
+func (v isa) storeTile(p *printer, accumulate bool) {
+	for i := range v.tileRows() {
+		for j := range 2 {
+			if accumulate {
+				p.op("VADDPS %d(DI), %s, %s", 4*j*v.lanes, v.sum(i, j), v.sum(i, j))
+			}
+			p.op("VMOVUPS %s, %d(DI)", v.sum(i, j), 4*j*v.lanes)
+		}
+		if i < v.tileRows()-1 {
+			p.op("ADDQ R8, DI")
+		}
+	}
+	p.end()
+}
+
+// sum returns the register of the tile's row i, vector j. firstSum is the number of the first one.
+func (v isa) sum(i, j int) string { return v.r(v.firstSum() + 2*i + j) }
+func (v isa) firstSum() int       { return map[bool]int{false: 4, true: 8}[v.wide] }
+
+// zero clears a register.
+func (v isa) zero(p *printer, r string) {
+	if v.wide {
+		p.op("VPXORQ %s, %s, %s", r, r, r)
+	} else {
+		p.op("VXORPS %s, %s, %s", r, r, r)
+	}
+}
+
+// packArgs loads the arguments of
+//
+//	func fX(kc int, dst, src *float32, lds int)
+func (v isa) packArgs(p *printer) {
+	p.op("MOVQ kc+0(FP), CX")
+	p.op("MOVQ dst+8(FP), DI")
+	p.op("MOVQ src+16(FP), SI")
+	p.op("MOVQ lds+24(FP), R8")
+	p.op("SHLQ $2, R8")
+}
+
+// copyPanel writes panelKernels.copy for one width.
+func (v isa) copyPanel(p *printer, operand string, width int) {
+	p.function("copy"+operand+v.name, 32)
+	v.packArgs(p)
+	p.label("copy" + operand)
+	for at, i := 0, 0; at < width; i++ {
+		move, n := v.mover(width-at, i)
+		p.op("%s %d(SI), %s", move[0], 4*at, move[1])
+		p.op("%s %s, %d(DI)", move[0], move[1], 4*at)
+		at += n
+	}
+	p.op("ADDQ R8, SI")
+	p.op("ADDQ $%d, DI", 4*width)
+	p.op("DECQ CX")
+	p.op("JNZ copy%s", operand)
+	p.end()
+}
+
+// mover returns an instruction, with register i, that moves as many as possible of n elements, and how many these are.
+func (v isa) mover(n, i int) ([2]string, int) {
+	switch {
+	case n >= v.lanes:
+		return [2]string{"VMOVUPS", v.r(i)}, v.lanes
+	case n >= 8:
+		return [2]string{"VMOVUPS", fmt.Sprintf("Y%d", i)}, 8
+	case n >= 4:
+		return [2]string{"VMOVUPS", fmt.Sprintf("X%d", i)}, 4
+	default:
+		return [2]string{"VMOVSD", fmt.Sprintf("X%d", i)}, 2
+	}
+}
+
+// transposePanel writes panelKernels.transpose for one width: groups of four rows (two, for what is left), four columns
+// at a time. A group's four rows are at SI, SI+R8, SI+2*R8 and SI+R9.
+func (v isa) transposePanel(p *printer, operand string, width int) {
+	p.function("transpose"+operand+v.name, 32)
+	v.packArgs(p)
+	p.op("LEAQ (R8)(R8*2), R9")
+	for i := 0; i < width; i += 4 {
+		rows := min(4, width-i)
+		p.op("MOVQ SI, R10")
+		p.op("MOVQ DI, R11")
+		p.op("MOVQ CX, R12")
+		v.transposeRows(p, rows, 4*width)
+		if i+4 < width {
+			p.op("LEAQ (SI)(R8*4), SI")
+			p.op("ADDQ $16, DI")
+		}
+	}
+	p.end()
+}
+
+// transposeRows packs R12 columns of 4 or 2 rows, from R10 to R11; the columns go step bytes apart.
+func (v isa) transposeRows(p *printer, rows, step int) {
+	loop, rest, one, done := p.newLabel("loop"), p.newLabel("rest"), p.newLabel("one"), p.newLabel("done")
+	source := []string{"(R10)", "(R10)(R8*1)", "(R10)(R8*2)", "(R10)(R9*1)"}[:rows]
+	p.op("SUBQ $4, R12")
+	p.op("JLT %s", rest)
+	p.label(loop)
+	for i, s := range source {
+		p.op("VMOVUPS %s, X%d", s, i)
+	}
+	p.op("VUNPCKLPS X1, X0, X4")
+	p.op("VUNPCKHPS X1, X0, X5")
+	if rows == 4 {
+		p.op("VUNPCKLPS X3, X2, X6")
+		p.op("VUNPCKHPS X3, X2, X7")
+		for k, o := range []string{"VUNPCKLPD X6, X4", "VUNPCKHPD X6, X4", "VUNPCKLPD X7, X5", "VUNPCKHPD X7, X5"} {
+			p.op("%s, X%d", o, 8+k)
+			p.op("VMOVUPS X%d, %d(R11)", 8+k, k*step)
+		}
+	} else {
+		for k, o := range []string{"VMOVLPS X4", "VMOVHPS X4", "VMOVLPS X5", "VMOVHPS X5"} {
+			p.op("%s, %d(R11)", o, k*step)
+		}
+	}
+	p.op("ADDQ $16, R10")
+	p.op("ADDQ $%d, R11", 4*step)
+	p.op("SUBQ $4, R12")
+	p.op("JGE %s", loop)
+	p.label(rest)
+	p.op("ADDQ $4, R12")
+	p.op("JZ %s", done)
+	p.label(one)
+	for i, s := range source {
+		p.op("VMOVSS %s, X%d", s, i)
+		p.op("VMOVSS X%d, %d(R11)", i, 4*i)
+	}
+	p.op("ADDQ $4, R10")
+	p.op("ADDQ $%d, R11", step)
+	p.op("DECQ R12")
+	p.op("JNZ %s", one)
+	p.label(done)
+}

@@ -1,0 +1,104 @@
+package kernels
+
+import (
+	"fmt"
+
+	"lockstep/kernels/device"
+)
+
+// CheckMatMul checks the operands of MatMul.
+func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
+	if a.Rank != 2 || b.Rank != 2 || c.Rank != 2 {
+		return fmt.Errorf("a is %v, b is %v, c is %v; all three must have 2 dimensions", a, b, c)
+	}
+	m, k, n := a.Shape[0], a.Shape[1], b.Shape[1]
+	if o.TransA {
+		m, k = k, m
+	}
+	if o.TransB {
+		n = b.Shape[0]
+	}
+	rowsB, colsB := k, n
+	if o.TransB {
+		rowsB, colsB = n, k
+	}
+	return firstError(
+		rows("a", a),
+		want("b", b, device.Float32, rowsB, colsB),
+		want("c", c, device.Float32, m, n),
+		apart("c", c, "a", a, false),
+		apart("c", c, "b", b, false),
+	)
+}
+
+// CheckAttention checks the operands of Attention. statsShape is what the device's AttentionSizes gives.
+func CheckAttention(o, statistics, q, k, v Tensor, statsShape ...int) error {
+	if err := checkHeads(q, k, v); err != nil {
+		return err
+	}
+	return firstError(
+		want("o", o, device.Float32, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3]),
+		want("statistics", statistics, device.Float32, statsShape...),
+		dense("statistics", statistics),
+		outside("o", o, q, k, v),
+		outside("statistics", statistics, o, q, k, v),
+	)
+}
+
+// CheckAttentionBackward checks the operands of AttentionBackward. work is the bytes of workspace, statsShape the shape
+// of the statistics that the device's AttentionSizes gives.
+func CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace Tensor, work int, statsShape ...int) error {
+	if err := CheckAttention(o, statistics, q, k, v, statsShape...); err != nil {
+		return err
+	}
+	return firstError(
+		like("do", do, o),
+		like("dq", dq, q),
+		like("dk", dk, k),
+		like("dv", dv, v),
+		outside("dq", dq, dk, dv, do, q, k, v, o, statistics, workspace),
+		outside("dk", dk, dv, do, q, k, v, o, statistics, workspace),
+		outside("dv", dv, do, q, k, v, o, statistics, workspace),
+		outside("workspace", workspace, do, q, k, v, o, statistics),
+		checkWorkspace(workspace, work),
+	)
+}
+
+// checkWorkspace checks that a workspace has the bytes that an operator needs, placed so that any type fits.
+func checkWorkspace(workspace Tensor, bytes int) error {
+	if bytes == 0 {
+		return nil
+	}
+	if workspace.DType != device.Uint8 || workspace.Rank != 1 || workspace.Shape[0] < bytes {
+		return fmt.Errorf("workspace is %v, not %v[%d] or more", workspace, device.Uint8, bytes)
+	}
+	if workspace.Offset%8 != 0 {
+		return fmt.Errorf("workspace %v starts at byte %d, which is no multiple of 8", workspace, workspace.Offset)
+	}
+	return like("workspace", workspace, workspace)
+}
+
+// outside returns an error if the output may share an element with one of the others.
+func outside(name string, out Tensor, others ...Tensor) error {
+	for _, o := range others {
+		if !o.IsZero() && !out.IsZero() && overlap(&out, &o) {
+			return fmt.Errorf("%s %v overlaps the operand %v", name, out, o)
+		}
+	}
+	return nil
+}
+
+// checkHeads checks q [B,Tq,N,D], k [B,Tk,Nkv,D] and v [B,Tk,Nkv,Dv] against each other.
+func checkHeads(q, k, v Tensor) error {
+	if q.Rank != 4 || k.Rank != 4 || v.Rank != 4 {
+		return fmt.Errorf("q is %v, k is %v, v is %v; all three must have 4 dimensions", q, k, v)
+	}
+	if k.Shape[2] == 0 || q.Shape[2]%k.Shape[2] != 0 {
+		return fmt.Errorf("the %d heads of q cannot share the %d heads of k evenly", q.Shape[2], k.Shape[2])
+	}
+	return firstError(
+		rows("q", q),
+		want("k", k, device.Float32, q.Shape[0], k.Shape[1], k.Shape[2], q.Shape[3]),
+		want("v", v, device.Float32, q.Shape[0], k.Shape[1], k.Shape[2], v.Shape[3]),
+	)
+}
