@@ -1,0 +1,108 @@
+package conformance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"testing"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// Digest runs every operator on shapes that make many parts and returns a digest of the bits of all outputs, by operator.
+// It is equal for any number of threads, for any kind of stream, and wherever the kernel set is the same.
+func Digest(t *testing.T, open Open) map[string]string {
+	t.Helper()
+	d, stream := open(t)
+	s := &suite{t: t, d: d, s: stream}
+	sums := map[string]string{}
+	add := func(name string, outputs ...operand) {
+		hash := sha256.New()
+		for _, o := range outputs {
+			hash.Write(encode(o.DType, s.memoryNow(o)))
+		}
+		sums[name] = hex.EncodeToString(hash.Sum(nil)[:8])
+	}
+	s.digestRows(add)
+	s.digestTables(add)
+	s.digestOptimizer(add)
+	s.digestProducts(add)
+	return sums
+}
+
+// digestRows covers the operators that work row by row, and the sums over rows.
+func (s *suite) digestRows(add func(name string, outputs ...operand)) {
+	const rows, width = 301, 333
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	x, dy, gamma, bias := in(rows, width), in(rows, width), in(width), in(width)
+	y, rstd := in(rows, width), in(rows)
+	s.d.RMSNorm(s.s, y.Tensor, rstd.Tensor, x.Tensor, gamma.Tensor, 1e-5)
+	add("RMSNorm", y, rstd)
+	dx, dgamma, dbias := in(rows, width), in(width), in(width)
+	s.d.RMSNormBackwardInput(s.s, dx.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, true)
+	s.d.RMSNormBackwardWeight(s.s, dgamma.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, true)
+	add("RMSNormBackward", dx, dgamma)
+	s.d.AddBias(s.s, y.Tensor, bias.Tensor)
+	s.d.AddBiasBackward(s.s, dbias.Tensor, dy.Tensor, true)
+	s.d.Add(s.s, dx.Tensor, dx.Tensor, y.Tensor)
+	add("AddBias", y, dbias, dx)
+	both, half := in(rows, 2*width), in(rows, width)
+	s.d.SwiGLU(s.s, half.Tensor, both.Tensor)
+	add("SwiGLU", half)
+	s.d.SwiGLUBackward(s.s, both.Tensor, dy.Tensor, both.Tensor)
+	add("SwiGLUBackward", both)
+}
+
+// digestTables covers the operators with ids and with positions.
+func (s *suite) digestTables(add func(name string, outputs ...operand)) {
+	const rows, width, v = 301, 130, 517
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	ids, weight, y := s.ids(someIDs(rows, v)...), in(v, width), in(rows, width)
+	s.d.Embedding(s.s, y.Tensor, weight.Tensor, ids.Tensor)
+	s.d.EmbeddingBackward(s.s, weight.Tensor, y.Tensor, ids.Tensor, true)
+	add("Embedding", y, weight)
+	loss, logits, sum := in(rows), in(rows, v), s.output(device.Float64, layout{}, 1)
+	s.d.CrossEntropy(s.s, loss.Tensor, logits.Tensor, logits.Tensor, ids.Tensor, 1.0/rows)
+	s.d.Sum(s.s, sum.Tensor, loss.Tensor)
+	add("CrossEntropy", loss, logits, sum)
+	x, cos, sin := in(2, 151, 5, 34), in(151, 34), in(151, 34)
+	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, false)
+	add("RoPE", x)
+}
+
+// digestOptimizer covers a step of the optimizer.
+func (s *suite) digestOptimizer(add func(name string, outputs ...operand)) {
+	const n = 50_001
+	in := func() operand { return s.input(layout{}, n) }
+	p, m, g, v := in(), in(), in(), s.operand(device.Float32, layout{}, func(i int) float64 { return float64(i%7) / 8 }, n)
+	sums, clip := s.output(device.Float64, layout{}, kernels.SquaredNormBlocks(n)), s.output(device.Float64, layout{}, 3)
+	s.d.SquaredNorm(s.s, sums.Tensor, g.Tensor)
+	s.d.ClipFactor(s.s, clip.Tensor, sums.Tensor, 1)
+	add("ClipFactor", sums, clip)
+	s.d.AdamW(s.s, p.Tensor, m.Tensor, v.Tensor, g.Tensor, clip.Tensor,
+		kernels.AdamWOptions{LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Step: 3})
+	add("AdamW", p, m, v)
+}
+
+// digestProducts covers MatMul and Attention.
+func (s *suite) digestProducts(add func(name string, outputs ...operand)) {
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	a, b, c := in(301, 270), in(333, 270), in(301, 333)
+	s.d.MatMul(s.s, c.Tensor, a.Tensor, b.Tensor, kernels.MatMulOptions{TransB: true, Accumulate: true})
+	add("MatMul", c)
+	q, k, v := in(2, 131, 6, 20), in(2, 131, 2, 20), in(2, 131, 2, 12)
+	o, do := in(2, 131, 6, 12), in(2, 131, 6, 12)
+	shape, bytes := s.d.AttentionSizes(q.Tensor, k.Tensor, v.Tensor)
+	statistics := in(shape...)
+	workspace, err := s.d.Alloc(max(bytes, 1))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	opt := kernels.AttentionOptions{Scale: 0.3, Causal: true}
+	s.d.Attention(s.s, o.Tensor, statistics.Tensor, q.Tensor, k.Tensor, v.Tensor, opt)
+	add("Attention", o)
+	dq, dk, dv := in(2, 131, 6, 20), in(2, 131, 2, 20), in(2, 131, 2, 12)
+	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor,
+		statistics.Tensor, kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
+	add("AttentionBackward", dq, dk, dv)
+}

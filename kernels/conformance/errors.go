@@ -1,0 +1,137 @@
+package conformance
+
+import (
+	"errors"
+	"strings"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// testOperandErrors gives each operator an operand that does not fit. A stream keeps its first error, so each gets a
+// stream of its own.
+func testOperandErrors(s *suite) {
+	f := func(shape ...int) kernels.Tensor { return s.output(device.Float32, layout{}, shape...).Tensor }
+	wide := func(n int) kernels.Tensor { return s.output(device.Float64, layout{}, n).Tensor }
+	ids := s.ids(0, 1, 2, 3).Tensor
+	x, y, c := f(4, 6), f(4, 6), f(6)
+	outside := x
+	outside.Offset = x.Storage.Bytes()
+	transposed := x
+	transposed.Stride[0], transposed.Stride[1] = 1, 4
+	noMemory := kernels.NewTensor(nil, 0, device.Float32, 4, 6)
+	adamw := kernels.AdamWOptions{LR: 1, Step: 1}
+	tests := []struct {
+		operator, operand string
+		call              func(o kernels.Operators, st device.Stream)
+	}{
+		{"AddBias", "bias", func(o kernels.Operators, st device.Stream) { o.AddBias(st, x, f(5)) }},
+		{"AddBiasBackward", "dbias", func(o kernels.Operators, st device.Stream) { o.AddBiasBackward(st, f(7), x, false) }},
+		{"Add", "b", func(o kernels.Operators, st device.Stream) { o.Add(st, x, y, f(4, 7)) }},
+		{"Add", "a", func(o kernels.Operators, st device.Stream) { o.Add(st, x, outside, y) }},
+		{"Add", "a", func(o kernels.Operators, st device.Stream) { o.Add(st, x, transposed, y) }},
+		{"Add", "a", func(o kernels.Operators, st device.Stream) { o.Add(st, x, noMemory, y) }},
+		{"Add", "a", func(o kernels.Operators, st device.Stream) { o.Add(st, x, kernels.Tensor{}, y) }},
+		{"Add", "a", func(o kernels.Operators, st device.Stream) {
+			o.Add(st, x.Narrow(0, 0, 3), x.Narrow(0, 1, 4), y.Narrow(0, 0, 3))
+		}},
+		{"Copy", "x", func(o kernels.Operators, st device.Stream) { o.Copy(st, x, wide(4)) }},
+		{"Zero", "x", func(o kernels.Operators, st device.Stream) { o.Zero(st, x.Narrow(1, 0, 3)) }},
+		{"RMSNorm", "rstd", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, y, f(3), x, c, 1e-5) }},
+		{"RMSNorm", "y", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, x, f(4), x, c, 1e-5) }},
+		{"RMSNormBackwardInput", "dx", func(o kernels.Operators, st device.Stream) {
+			o.RMSNormBackwardInput(st, y, y, x, f(4), c, true)
+		}},
+		{"RMSNormBackwardWeight", "dgamma", func(o kernels.Operators, st device.Stream) {
+			o.RMSNormBackwardWeight(st, f(5), y, x, f(4), false)
+		}},
+		{"RoPE", "x", func(o kernels.Operators, st device.Stream) { o.RoPE(st, x, x, c, c, false) }},
+		{"RoPE", "cos", func(o kernels.Operators, st device.Stream) {
+			o.RoPE(st, f(1, 2, 3, 4), f(1, 2, 3, 4), f(2, 2), f(2, 4), false)
+		}},
+		{"SwiGLU", "x", func(o kernels.Operators, st device.Stream) { o.SwiGLU(st, y, x) }},
+		{"SwiGLUBackward", "dx", func(o kernels.Operators, st device.Stream) { o.SwiGLUBackward(st, x, x, f(4, 12)) }},
+		{"Embedding", "y", func(o kernels.Operators, st device.Stream) { o.Embedding(st, f(3, 6), x, ids) }},
+		{"EmbeddingBackward", "dy", func(o kernels.Operators, st device.Stream) {
+			o.EmbeddingBackward(st, x, f(4, 5), ids, false)
+		}},
+		{"CrossEntropy", "labels", func(o kernels.Operators, st device.Stream) { o.CrossEntropy(st, f(4), y, x, c, 1) }},
+		{"CrossEntropy", "dlogits", func(o kernels.Operators, st device.Stream) {
+			o.CrossEntropy(st, f(4), f(4, 5), x, ids, 1)
+		}},
+		{"Sum", "out", func(o kernels.Operators, st device.Stream) { o.Sum(st, f(1), x) }},
+		{"SquaredNorm", "sums", func(o kernels.Operators, st device.Stream) { o.SquaredNorm(st, wide(2), x) }},
+		{"ClipFactor", "clip", func(o kernels.Operators, st device.Stream) { o.ClipFactor(st, wide(2), wide(5), 1) }},
+		{"AdamW", "step", func(o kernels.Operators, st device.Stream) {
+			o.AdamW(st, c, f(6), f(6), f(6), wide(3), kernels.AdamWOptions{})
+		}},
+		{"AdamW", "m", func(o kernels.Operators, st device.Stream) { o.AdamW(st, c, f(5), f(6), f(6), wide(3), adamw) }},
+		{"AdamW", "v", func(o kernels.Operators, st device.Stream) { o.AdamW(st, c, f(6), c, f(6), wide(3), adamw) }},
+	}
+	for _, test := range tests {
+		if err := s.s.Synchronize(); err != nil {
+			s.t.Fatal(err)
+		}
+		stream := s.d.NewStream(test.operator)
+		test.call(s.d, stream)
+		s.wantError(stream.Synchronize(), test.operator+": ", test.operand)
+	}
+}
+
+func (s *suite) wantError(err error, parts ...string) {
+	s.t.Helper()
+	for _, part := range parts {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			s.t.Fatalf("the stream's error is %v; expected it to say %q", err, parts)
+		}
+	}
+}
+
+// testIDsOutOfRange checks that ids are looked at when the operator runs, and never used as addresses.
+func testIDsOutOfRange(s *suite) {
+	f := func(shape ...int) kernels.Tensor { return s.input(layout{}, shape...).Tensor }
+	weight, y, logits, loss := f(5, 3), f(2, 3), f(2, 5), f(2)
+	high, low := s.ids(4, 5).Tensor, s.ids(-1, 0).Tensor
+	if err := s.s.Synchronize(); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, test := range []struct {
+		want []string
+		call func(o kernels.Operators, st device.Stream)
+	}{
+		{[]string{"Embedding: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) { o.Embedding(st, y, weight, high) }},
+		{[]string{"Embedding: ", "ids[0] is -1"}, func(o kernels.Operators, st device.Stream) { o.Embedding(st, y, weight, low) }},
+		{[]string{"EmbeddingBackward: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) {
+			o.EmbeddingBackward(st, weight, y, high, true)
+		}},
+		{[]string{"CrossEntropy: ", "labels[1] is 5"}, func(o kernels.Operators, st device.Stream) {
+			o.CrossEntropy(st, loss, kernels.Tensor{}, logits, high, 1)
+		}},
+	} {
+		stream := s.d.NewStream("ids")
+		test.call(s.d, stream)
+		s.wantError(stream.Synchronize(), test.want...)
+		if err := s.s.Synchronize(); err != nil {
+			s.t.Fatalf("another stream failed with it: %v", err)
+		}
+	}
+}
+
+// testSkipping checks that work before a failure runs, work after it does not, and that the first error stays.
+func testSkipping(s *suite) {
+	x := s.operand(device.Float32, layout{}, func(int) float64 { return 1 }, 3)
+	if err := s.s.Synchronize(); err != nil {
+		s.t.Fatal(err)
+	}
+	failing := s.d.NewStream("failing")
+	s.d.Add(failing, x.Tensor, x.Tensor, x.Tensor)
+	failing.Fail(errors.New("the planted failure"))
+	s.d.Add(failing, x.Tensor, x.Tensor, x.Tensor)
+	s.d.Write(failing, x.memory, make([]byte, 12))
+	failing.Fail(errors.New("a later failure"))
+	for range 2 {
+		s.wantError(failing.Synchronize(), "the planted failure")
+	}
+	s.wantError(s.d.Read(failing, make([]byte, 12), x.memory), "the planted failure")
+	s.check("x", x, []float64{2, 2, 2}, tolerance{})
+}

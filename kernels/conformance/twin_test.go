@@ -1,0 +1,137 @@
+package conformance
+
+import (
+	"math"
+	"testing"
+)
+
+// numbersFor returns n reproducible values in [-2, 2).
+func numbersFor(n int, seed uint64) []float64 {
+	s := suite{state: seed}
+	x := make([]float64, n)
+	for i := range x {
+		x[i] = s.random()
+	}
+	return x
+}
+
+// gradient returns the central finite differences of sum(dy * forward()) with respect to x, which forward reads.
+func gradient(x, dy []float64, forward func() []float64) []float64 {
+	const h = 1e-6
+	loss := func() float64 {
+		sum := 0.0
+		for i, y := range forward() {
+			sum += dy[i] * y
+		}
+		return sum
+	}
+	g := make([]float64, len(x))
+	for i, v := range x {
+		x[i] = v + h
+		up := loss()
+		x[i] = v - h
+		g[i] = (up - loss()) / (2 * h)
+		x[i] = v
+	}
+	return g
+}
+
+func wantNear(t *testing.T, name string, got, want []float64) {
+	t.Helper()
+	for i, w := range want {
+		if math.Abs(got[i]-w) > 1e-7*(1+math.Abs(w)) {
+			t.Errorf("%s: element %d is %v, finite differences say %v", name, i, got[i], w)
+		}
+	}
+}
+
+func TestTwinGradientOfBias(t *testing.T) {
+	y, bias, dy := numbersFor(15, 1), numbersFor(5, 2), numbersFor(15, 3)
+	want := gradient(bias, dy, func() []float64 {
+		out := append([]float64(nil), y...)
+		AddBias(out, bias)
+		return out
+	})
+	got := make([]float64, 5)
+	AddBiasBackward(got, dy, false)
+	wantNear(t, "dbias", got, want)
+}
+
+func TestTwinGradientOfRMSNorm(t *testing.T) {
+	x, gamma, dy := numbersFor(21, 1), numbersFor(7, 2), numbersFor(21, 3)
+	rstd := make([]float64, 3)
+	forward := func() []float64 {
+		y := make([]float64, len(x))
+		RMSNorm(y, rstd, x, gamma, 1e-5)
+		return y
+	}
+	wantX, wantGamma := gradient(x, dy, forward), gradient(gamma, dy, forward)
+	forward() // rstd of the unchanged x
+	dx, dgamma := numbersFor(21, 4), make([]float64, 7)
+	RMSNormBackwardInput(dx, dy, x, rstd, gamma, false)
+	RMSNormBackwardWeight(dgamma, dy, x, rstd, false)
+	wantNear(t, "dx", dx, wantX)
+	wantNear(t, "dgamma", dgamma, wantGamma)
+	RMSNormBackwardInput(dx, dy, x, rstd, gamma, true)
+	for i := range wantX {
+		wantX[i] *= 2
+	}
+	wantNear(t, "accumulated dx", dx, wantX)
+}
+
+func TestTwinGradientOfRoPE(t *testing.T) {
+	const tokens, heads, d = 3, 2, 4
+	x, dy := numbersFor(2*tokens*heads*d, 1), numbersFor(2*tokens*heads*d, 2)
+	cos, sin := make([]float64, tokens*d), make([]float64, tokens*d)
+	for i := range cos {
+		angle := float64(i/d) * (1 + float64(i%d%(d/2)))
+		cos[i], sin[i] = math.Cos(angle), math.Sin(angle)
+	}
+	want := gradient(x, dy, func() []float64 {
+		y := make([]float64, len(x))
+		RoPE(y, x, cos, sin, tokens, heads, d, false)
+		return y
+	})
+	got := make([]float64, len(x))
+	RoPE(got, dy, cos, sin, tokens, heads, d, true)
+	wantNear(t, "dx", got, want)
+}
+
+func TestTwinGradientOfSwiGLU(t *testing.T) {
+	x, dy := numbersFor(20, 1), numbersFor(10, 2)
+	want := gradient(x, dy, func() []float64 {
+		y := make([]float64, 10)
+		SwiGLU(y, x, 5)
+		return y
+	})
+	got := make([]float64, 20)
+	SwiGLUBackward(got, dy, x, 5)
+	wantNear(t, "dx", got, want)
+}
+
+func TestTwinGradientOfEmbedding(t *testing.T) {
+	ids := []int32{2, 0, 2, 2}
+	weight, dy := numbersFor(4*3, 1), numbersFor(4*3, 2)
+	want := gradient(weight, dy, func() []float64 {
+		y := make([]float64, 4*3)
+		Embedding(y, weight, ids, 3)
+		return y
+	})
+	got := numbersFor(4*3, 3)
+	EmbeddingBackward(got, dy, ids, 3, false)
+	wantNear(t, "dweight", got, want)
+}
+
+func TestTwinGradientOfCrossEntropy(t *testing.T) {
+	const scale = 0.25
+	labels := []int32{3, -1, 0}
+	logits := numbersFor(3*5, 1)
+	want := gradient(logits, []float64{scale, scale, scale}, func() []float64 {
+		loss := make([]float64, 3)
+		CrossEntropy(loss, make([]float64, 15), logits, labels, 5, scale)
+		return loss
+	})
+	got := make([]float64, 15)
+	CrossEntropy(make([]float64, 3), got, logits, labels, 5, scale)
+	wantNear(t, "dlogits", got, want)
+}
