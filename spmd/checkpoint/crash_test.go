@@ -1,0 +1,265 @@
+package checkpoint
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"lockstep/kernels/device"
+	"lockstep/spmd/checkpoint/safetensors"
+)
+
+// snapshot returns the state of a step. version tells apart two states of one step. Its size depends on the step.
+func snapshot(step, version int) *Snapshot {
+	weights := make([]float32, 10+step)
+	for i := range weights {
+		weights[i] = float32(step) + float32(version)/10 + float32(i)/1000
+	}
+	return &Snapshot{
+		Step:   step,
+		Record: Record{{"run.seed", "42"}, {"version", strconv.Itoa(version)}},
+		Tensors: []Tensor{
+			{"w", device.Float32, []int{len(weights)}, device.BytesOf(weights)},
+			{"count", device.Int64, nil, device.BytesOf([]int64{int64(step)})},
+			{"empty", device.BFloat16, []int{0, 3}, nil},
+		},
+	}
+}
+
+// checkLoaded makes sure that l is exactly what snapshot made, and returns its version.
+func checkLoaded(t *testing.T, l *Loaded) (version int) {
+	t.Helper()
+	text, _ := l.Record.Get("version")
+	version, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := snapshot(l.Step, version)
+	if fmt.Sprint(l.Record) != fmt.Sprint(want.Record) || len(l.Tensors()) != len(want.Tensors) {
+		t.Fatalf("%s: record %v, %d tensors", l.Dir, l.Record, len(l.Tensors()))
+	}
+	for i, w := range want.Tensors {
+		got, ok := l.Tensor(w.Name)
+		if !ok || l.Tensors()[i].Name != w.Name || got.DType != w.DType || fmt.Sprint(got.Shape) != fmt.Sprint(w.Shape) || !bytes.Equal(got.Data, w.Data) {
+			t.Fatalf("%s: tensor %s is %v, expected %v", l.Dir, w.Name, got, w)
+		}
+	}
+	return version
+}
+
+// newest loads the newest checkpoint and returns its step and version, 0 when there is none.
+func newest(t *testing.T, s *Store) (step, version int) {
+	t.Helper()
+	l, err := s.Newest()
+	if errors.Is(err, ErrNone) {
+		return 0, 0
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Step, checkLoaded(t, l)
+}
+
+// open opens a store for writing that syncs nothing, which saves most of the tests' time.
+func open(t *testing.T, dir string, keep int) *Store {
+	t.Helper()
+	s, err := openStore(newFaultyFS(t, failOnce, 0), dir, keep, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fileBytes = 8 // several state files
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func save(t *testing.T, s *Store, step, version int) {
+	t.Helper()
+	if err := s.Save(context.Background(), snapshot(step, version)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var crashScenarios = []struct {
+	name       string
+	old        int // step saved before, in version 1
+	step       int // saved in version 2
+	noExchange bool
+}{
+	{"the first", 0, 1, false},
+	{"the one before is pruned", 1, 2, false},
+	{"one is replaced", 1, 1, false},
+	{"one is replaced by renaming twice", 1, 1, true},
+}
+
+// A save that is stopped at any operation leaves the newest checkpoint as it was, or the new one, even if only one is kept.
+func TestSaveSurvivesAFaultAtEveryOperation(t *testing.T) {
+	for _, c := range crashScenarios {
+		for mode := failOnce; mode <= lateNames; mode++ {
+			t.Run(fmt.Sprintf("%s/%s", c.name, mode), func(t *testing.T) {
+				parent := t.TempDir()
+				for at := 1; ; at++ {
+					dir := filepath.Join(parent, strconv.Itoa(at))
+					s := open(t, dir, 1)
+					if c.old > 0 {
+						save(t, s, c.old, 1)
+					}
+					faulty := newFaultyFS(t, mode, at)
+					faulty.noExchange = c.noExchange
+					s.fsys = faulty
+					err := s.Save(context.Background(), snapshot(c.step, 2))
+					if !faulty.tripped() {
+						if err != nil {
+							t.Fatal(err)
+						}
+						if at < 20 {
+							t.Fatalf("a save took only %d operations", at-1)
+						}
+						return
+					}
+					faulty.crash()
+					s.Close()
+					checkSurvival(t, dir, at, c.old, c.step, err == nil, c.noExchange)
+				}
+			})
+		}
+	}
+}
+
+// checkSurvival looks at the store after a fault at operation at of the save of step in version 2.
+func checkSurvival(t *testing.T, dir string, at, old, step int, saved, noExchange bool) {
+	t.Helper()
+	expect := func(when string, s *Store) {
+		t.Helper()
+		gotStep, version := newest(t, s)
+		isNew := gotStep == step && version == 2
+		isOld := gotStep == old && (old == 0 || version == 1)
+		if !isNew && (!isOld || saved) {
+			t.Fatalf("fault at operation %d, %s: the newest checkpoint is step %d, version %d", at, when, gotStep, version)
+		}
+	}
+	if !noExchange { // there, the replaced checkpoint is away for a moment
+		expect("before recovery", OpenReadOnly(dir, nil))
+	}
+	s := open(t, dir, 1)
+	defer s.Close()
+	expect("after recovery", s)
+	checkTidy(t, dir, at, 2)
+	save(t, s, step, 2)
+	expect("after the next save", s)
+	checkTidy(t, dir, at, 1)
+}
+
+// checkTidy makes sure that a store holds nothing but whole checkpoints, at most limit of them, and the right latest.
+func checkTidy(t *testing.T, dir string, at, limit int) {
+	t.Helper()
+	s := OpenReadOnly(dir, nil)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	latest, whole := "", 0
+	for _, e := range entries {
+		if step, ok := parseStep(e.Name()); ok {
+			l, err := s.Load(step)
+			if err != nil {
+				t.Fatalf("fault at operation %d: %v", at, err)
+			}
+			checkLoaded(t, l)
+			l.Close()
+			latest, whole = e.Name()+"\n", whole+1
+		} else if e.Name() != latestName {
+			t.Fatalf("fault at operation %d: %s is left", at, e.Name())
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, latestName))
+	if string(text) != latest || err != nil && latest != "" {
+		t.Fatalf("fault at operation %d: latest is %q (%v), expected %q", at, text, err, latest)
+	}
+	if whole > limit {
+		t.Fatalf("fault at operation %d: %d checkpoints are left", at, whole)
+	}
+}
+
+func model(version byte) Model {
+	return Model{
+		Config:     []byte(`{"model_type":"llama"}`),
+		Tensors:    []safetensors.Tensor{{Name: "w", DType: safetensors.U8, Shape: []int{3}, Data: safetensors.Bytes([]byte{version, version, version})}},
+		Files:      map[string][]byte{"version": {version}},
+		ShardBytes: 0,
+	}
+}
+
+// A model directory is replaced whole or not at all.
+func TestWriteModelSurvivesAFaultAtEveryOperation(t *testing.T) {
+	for _, noExchange := range []bool{false, true} {
+		for mode := failOnce; mode <= lateNames; mode++ {
+			for _, old := range []byte{0, 1} {
+				t.Run(fmt.Sprintf("%v/%s/%d", noExchange, mode, old), func(t *testing.T) {
+					for at := 1; ; at++ {
+						dir := filepath.Join(t.TempDir(), "model")
+						if old > 0 {
+							if err := writeModel(newFaultyFS(t, failOnce, 0), dir, model(old)); err != nil {
+								t.Fatal(err)
+							}
+						}
+						faulty := newFaultyFS(t, mode, at)
+						faulty.noExchange = noExchange
+						err := writeModel(faulty, dir, model(2))
+						if !faulty.tripped() {
+							if err != nil {
+								t.Fatal(err)
+							}
+							return
+						}
+						faulty.crash()
+						if noExchange { // as the next WriteModel does
+							if err := recoverDir(disk{}, dir); err != nil {
+								t.Fatal(err)
+							}
+						}
+						if got := modelVersion(t, dir); got != 2 && (got != old || err == nil) {
+							t.Fatalf("fault at operation %d: the model is version %d", at, got)
+						}
+						if err := writeModel(newFaultyFS(t, failOnce, 0), dir, model(3)); err != nil {
+							t.Fatal(err)
+						}
+						if got := modelVersion(t, dir); got != 3 || len(globIn(filepath.Dir(dir), "*")) != 1 {
+							t.Fatalf("fault at operation %d, next write: version %d beside %v", at, got, globIn(filepath.Dir(dir), "*"))
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// modelVersion makes sure that the model in dir is whole, and returns its version, 0 when there is none.
+func modelVersion(t *testing.T, dir string) byte {
+	t.Helper()
+	if !exists(dir) {
+		return 0
+	}
+	version, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil || len(version) != 1 {
+		t.Fatalf("version %v, %v", version, err)
+	}
+	w, err := OpenWeights(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if got := w.tensors["w"].file.Bytes("w"); !bytes.Equal(got, bytes.Repeat(version, 3)) {
+		t.Fatalf("version %d has weights %v", version, got)
+	}
+	if config, err := os.ReadFile(filepath.Join(dir, configName)); err != nil || !strings.Contains(string(config), "llama") {
+		t.Fatalf("config %q, %v", config, err)
+	}
+	return version[0]
+}
