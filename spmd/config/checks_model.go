@@ -1,0 +1,97 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"lockstep/spmd/data"
+	"lockstep/spmd/model"
+)
+
+// byteVocabulary is the number of ids of the byte tokenizer: the bytes and the end of a document.
+const byteVocabulary = data.EndOfDocument + 1
+
+// checkModel reads the model's config.json and checks what the run asks of it.
+func (l *loader) checkModel() {
+	c := l.config
+	if !l.usable("model.path", "model.config", "model.overrides") {
+		return
+	}
+	var problems []model.Problem
+	if c.Model.Config != nil {
+		if len(c.Model.Overrides) > 0 {
+			l.problem("model.overrides", "changes the config.json in model.path, and there is none", "write the keys into [model.config]")
+			return
+		}
+		c.Architecture, problems = model.ParseConfig(c.Model.Config)
+	} else {
+		c.Architecture, problems = model.ReadConfig(c.Model.Path, c.Model.Overrides)
+	}
+	for _, p := range problems {
+		l.modelProblem(p.Key, p.What, p.Remedy)
+	}
+	if c.Architecture == nil {
+		return
+	}
+	l.checkVocabulary()
+	l.checkPositions()
+	if c.Model.Path != "" {
+		l.checkWeights()
+	}
+}
+
+// modelProblem reports a mistake in config.json at the key in the configuration that it comes from.
+func (l *loader) modelProblem(name, what, remedy string) {
+	_, overridden := l.config.Model.Overrides[name]
+	switch {
+	case l.config.Model.Config != nil && name != "":
+		l.problemAt([]string{"model", "config", name}, what, remedy)
+	case l.config.Model.Config != nil:
+		l.problemAt([]string{"model", "config"}, what, remedy)
+	case overridden:
+		l.problemAt([]string{"model", "overrides", name}, what, remedy)
+	case name != "":
+		l.problemAt([]string{"model", "path"}, fmt.Sprintf("%s: %s: %s", filepath.Join(l.config.Model.Path, "config.json"), tomlKey(name), what), remedy)
+	default:
+		l.problemAt([]string{"model", "path"}, what, remedy)
+	}
+}
+
+// checkVocabulary checks that the model has a row for every id that the tokens can have.
+func (l *loader) checkVocabulary() {
+	size := l.config.Architecture.VocabSize
+	if l.usable("data.tokenizer", "data.format") && l.config.Data.Tokenizer == "bytes" && size < byteVocabulary {
+		l.modelProblem("vocab_size", fmt.Sprintf(`%d is too small for data.tokenizer = "bytes", which has %d ids`, size, byteVocabulary),
+			fmt.Sprintf("use at least %d", byteVocabulary))
+		return
+	}
+	if eod := l.config.Data.EOD; l.usable("data.eod") && eod >= size {
+		l.problem("data.eod", fmt.Sprintf("%d is not below the model's vocab_size = %d", eod, size), fmt.Sprintf("use at most %d", size-1))
+	}
+}
+
+// checkPositions checks that the model has positions for a whole sample.
+func (l *loader) checkPositions() {
+	positions, length := l.config.Architecture.MaxPositionEmbeddings, l.config.Data.SequenceLength
+	if l.usable("data.sequence_length") && length > positions {
+		l.problem("data.sequence_length", fmt.Sprintf("%d is more than the model's max_position_embeddings = %d", length, positions),
+			fmt.Sprintf("use at most %d, or raise max_position_embeddings in model.overrides or [model.config]", positions))
+	}
+}
+
+// checkWeights looks for weights in model.path. Whether they fit is found when they are read.
+func (l *loader) checkWeights() {
+	if !l.usable("model.init", "run.mode") || l.config.Model.Init == "random" {
+		return
+	}
+	files, err := safetensors(l.config.Model.Path)
+	switch {
+	case err != nil:
+		l.problem("model.path", "cannot be read: "+cause(err), "make the directory readable")
+	case files > 0:
+	case l.config.Run.Mode == "evaluate":
+		l.problem("model.path", "has no weights (*.safetensors) to evaluate", "give a directory with weights")
+	case l.config.Run.Mode == "finetune":
+		l.note("model.path", "has no weights (*.safetensors): the run starts from random ones")
+	}
+}

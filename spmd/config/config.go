@@ -1,0 +1,277 @@
+package config
+
+import (
+	"time"
+
+	"lockstep/spmd/model"
+	"lockstep/spmd/optim"
+)
+
+// A Config is a checked configuration: every key has its value, given or default.
+//
+// The structs below are the schema. A key is a field with a toml tag; its comment is what the reference page says about
+// it. Further tags say which values are legal, and what the message is for one that is not:
+//
+//	values:"a,b"         the legal strings
+//	or:"a directory"     any other string is legal too, and what it means
+//	later:"c,d"          values that Lockstep will have one day and that are refused by name until then
+//	other:"a CSV file"   any other string is refused as this, which is not available yet
+//	range:"[1,)"         bounds of a number, in the notation of intervals
+//	only:"1"             the one value that works, because feature is not available yet
+//	feature:"..."
+//	required:"always"    no default; "to train" if only run.mode = "evaluate" can do without
+//
+// A key's default is legal whatever the tags say: where it is zero, it means that the key is not set. Slices of strings
+// also take one string, numbers with a fraction also take an integer.
+type Config struct {
+	// What the run is and where its results go.
+	Run Run `toml:"run"`
+	// The model: a Hugging Face directory, or a config.json written as TOML.
+	Model Model `toml:"model"`
+	// The tokens that are trained and validated on.
+	Data Data `toml:"data"`
+	// The length of the run and of its batches.
+	Train Train `toml:"train"`
+	// The update rule.
+	Optimizer Optimizer `toml:"optimizer"`
+	// The learning rate of step i, counted from 0. With w = warmup_steps it is `lr*i/w` while i < w; then, with T =
+	// train.steps and p = (i-w)/(T-w), what `type` says.
+	LRSchedule LRSchedule `toml:"lr_schedule"`
+	// How the work is spread over ranks: ranks = data x tensor x pipeline x context.
+	Parallel Parallel `toml:"parallel"`
+	// What is computed again in the backward pass instead of being kept.
+	Recompute Recompute `toml:"recompute"`
+	// When the state of the run is saved, and where it starts from.
+	Checkpoint Checkpoint `toml:"checkpoint"`
+	// What is reported while the run goes on.
+	Monitor Monitor `toml:"monitor"`
+	// Where the arithmetic happens.
+	Device Device `toml:"device"`
+	// How ranks communicate.
+	Collective Collective `toml:"collective"`
+
+	// Architecture is the model's parsed config.json, with model.overrides applied.
+	Architecture *model.Config `toml:"-"`
+	// Notes say what the user should know before the run starts and what is no mistake.
+	Notes []string `toml:"-"`
+}
+
+// Run is section [run].
+type Run struct {
+	// `pretrain` and `finetune` run the same training step; they name what the run is for. `evaluate` computes the
+	// validation loss of the weights in model.path and trains nothing.
+	Mode string `toml:"mode" values:"pretrain,finetune,evaluate"`
+	// Directory that receives everything the run writes: metrics, checkpoints, logs and the trained model.
+	OutputDir string `toml:"output_dir" required:"always"`
+	// Seed of all random numbers: initial weights and the order of samples.
+	Seed uint64 `toml:"seed" range:"[0,)"`
+	// `layout`: the same bits on 1, 2, 4, ... up to gradient_lanes data ranks and any number of threads. `run`: the same
+	// bits for a repeat on the same layout. `off`: no promise.
+	Deterministic string `toml:"deterministic" values:"layout,run,off"`
+	// Number of partial sums, a power of two, into which the step's gradients fall under `layout`: the largest number
+	// of data ranks that gives the same bits. Where it is not set and does not fit the data ranks, the run falls back to
+	// deterministic = "run" and says so.
+	GradientLanes int `toml:"gradient_lanes" range:"[1,65536]"`
+	// End after this step with a checkpoint, so that the run can go on later; the learning rate keeps following
+	// train.steps. 0: run to train.steps.
+	StopStep int `toml:"stop_step" range:"[0,)"`
+}
+
+// Model is section [model].
+type Model struct {
+	// Hugging Face model directory: config.json and, to start from trained weights, *.safetensors. Either this or
+	// [model.config] is required.
+	Path string `toml:"path"`
+	// `auto` loads the weights in path when there are any. `random` ignores them.
+	Init string `toml:"init" values:"auto,random"`
+	// Table of config.json keys that replace those in path.
+	Overrides map[string]any `toml:"overrides"`
+	// A whole config.json written as TOML, in place of path. The weights are then random.
+	Config map[string]any `toml:"config"`
+}
+
+// Data is section [data].
+type Data struct {
+	// `text`: files of text. `megatron`: token stores, NAME.bin with NAME.idx.
+	Format string `toml:"format" values:"text,megatron" later:"jsonl,chat,parquet"`
+	// text: files, directories (with all below them) and patterns with `*` and `**`, joined in sorted order. megatron:
+	// prefixes, the path without .bin, joined in the order given. Relative paths are relative to the working directory;
+	// `$GOROOT` at the start of a text path is the directory of Go. Required to train or with validation_split.
+	Paths []string `toml:"paths"`
+	// What made the tokens. `bytes`: ids 0-255 are the bytes of UTF-8, 256 ends a document. text: the default is bytes.
+	// megatron: the default is "", not known.
+	Tokenizer string `toml:"tokenizer" values:"bytes" other:"a tokenizer directory"`
+	// Tokens of a sample that are predicted.
+	SequenceLength int `toml:"sequence_length" required:"always" range:"[1,16777216]"`
+	// Take samples in a random order, another one each epoch. false: in the order of the files.
+	Shuffle bool `toml:"shuffle"`
+	// Id of the token that ends a document. -1: that of the tokenizer, or none.
+	EOD int `toml:"eod" range:"[-1,2147483647]"`
+	// Let a token attend only to its own document.
+	ResetAttentionMask bool `toml:"reset_attention_mask" only:"false" feature:"attention within documents"`
+	// Count positions from 0 in each document.
+	ResetPositionIDs bool `toml:"reset_position_ids" only:"false" feature:"counting positions within documents"`
+	// Leave positions whose input is eod out of the loss.
+	EODMaskLoss bool `toml:"eod_mask_loss" only:"false" feature:"masking the loss at the end of documents"`
+	// Data to validate on, as paths; files that are also in paths are left out of training. Excludes validation_split.
+	ValidationPaths []string `toml:"validation_paths"`
+	// Fraction of the tokens that is held out for validation, at the end of the data. Excludes validation_paths.
+	ValidationSplit float64 `toml:"validation_split" range:"[0,1)"`
+	// Steps from one validation to the next. 0: only at the end of the run.
+	ValidationInterval int `toml:"validation_interval" range:"[0,)"`
+	// Batches of global_batch_size samples per validation. 0: all of the validation data.
+	ValidationBatches int `toml:"validation_batches" range:"[0,)"`
+}
+
+// Train is section [train].
+type Train struct {
+	// Optimizer steps of the whole run.
+	Steps int `toml:"steps" required:"to train" range:"[1,)"`
+	// Samples per optimizer step, over all ranks: a multiple of micro_batch_size x data ranks.
+	GlobalBatchSize int `toml:"global_batch_size" required:"always" range:"[1,16777216]"`
+	// Samples that go through the model together on one rank.
+	MicroBatchSize int `toml:"micro_batch_size" range:"[1,16777216]"`
+	// Gradients are scaled down to this global L2 norm where they exceed it. 0: no clipping.
+	ClipGradNorm float64 `toml:"clip_grad_norm" range:"[0,)"`
+	// Type of weights, activations and gradients.
+	DType string `toml:"dtype" values:"float32" later:"bfloat16"`
+}
+
+// Optimizer is section [optimizer].
+type Optimizer struct {
+	// `adamw`: AdamW as in PyTorch; weight decay on parameters of two or more dimensions only.
+	Type string `toml:"type" values:"adamw"`
+	// Peak learning rate.
+	LR float64 `toml:"lr" required:"to train" range:"[0,)"`
+	// Decay rates of the mean and of the mean square of the gradients.
+	Betas [2]float64 `toml:"betas" range:"[0,1)"`
+	// Added to the root of the mean square in the denominator.
+	Eps float64 `toml:"eps" range:"(0,)"`
+	// Decoupled weight decay: each step multiplies the weights by 1 - lr*weight_decay.
+	WeightDecay float64 `toml:"weight_decay" range:"[0,)"`
+}
+
+// LRSchedule is section [lr_schedule].
+type LRSchedule struct {
+	// `cosine`: `min_lr + (lr-min_lr)*(1+cos(pi*p))/2`. `linear`: `min_lr + (lr-min_lr)*(1-p)`. `constant`: `lr`.
+	// `cosine-restarts`: `min_lr + (lr-min_lr)*(1+cos(pi*q))/2` with q = num_cycles*p modulo 1. `polynomial`:
+	// `min_lr + (lr-min_lr)*(1-p)^power`. `wsd` (warmup, stable, decay): `lr`, and over the last decay_steps
+	// `min_lr + (lr-min_lr)*(T-i)/decay_steps`.
+	Type string `toml:"type" values:"cosine,linear,constant,cosine-restarts,polynomial,wsd"`
+	// Steps of linear warmup from 0.
+	WarmupSteps int `toml:"warmup_steps" range:"[0,)"`
+	// Learning rate at train.steps; at most lr. Not used by constant.
+	MinLR float64 `toml:"min_lr" range:"[0,)"`
+	// cosine-restarts: how often the learning rate falls from lr to min_lr.
+	NumCycles float64 `toml:"num_cycles" range:"(0,)"`
+	// polynomial: the exponent.
+	Power float64 `toml:"power" range:"(0,)"`
+	// wsd: number of steps, the last ones of the run, over which the learning rate falls; required there.
+	DecaySteps int `toml:"decay_steps" range:"[1,)"`
+}
+
+// Parallel is section [parallel].
+type Parallel struct {
+	// Ranks that work on different samples with the same weights. 0: all ranks that the other sizes leave.
+	Data int `toml:"data" range:"[0,1048576]"`
+	// Ranks that share each matrix.
+	Tensor int `toml:"tensor" only:"1" feature:"tensor parallelism"`
+	// Ranks that share the stack of layers.
+	Pipeline int `toml:"pipeline" only:"1" feature:"pipeline parallelism"`
+	// Ranks that share each sequence.
+	Context int `toml:"context" only:"1" feature:"context parallelism"`
+	// Ranks over which experts are spread; adds no ranks of its own.
+	Expert int `toml:"expert" only:"1" feature:"expert parallelism"`
+	// Split activations along the sequence between tensor ranks.
+	SequenceParallel bool `toml:"sequence_parallel" only:"false" feature:"sequence parallelism"`
+	// What data ranks split instead of holding it whole: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
+	ZeROStage int `toml:"zero_stage" only:"0" feature:"ZeRO"`
+	// Order of the pipeline's forward and backward passes.
+	PipelineSchedule string `toml:"pipeline_schedule" values:"1f1b" later:"gpipe,interleaved-1f1b,zb-h1,zb-v,dualpipe-v" other:"a schedule from a CSV file"`
+	// Chunks of layers per pipeline rank.
+	VirtualStages int `toml:"virtual_stages" only:"1" feature:"a pipeline with several chunks per rank"`
+}
+
+// Recompute is section [recompute].
+type Recompute struct {
+	// `none`: activations are kept for the backward pass.
+	Mode string `toml:"mode" values:"none" later:"selective,full"`
+}
+
+// Checkpoint is section [checkpoint].
+type Checkpoint struct {
+	// Steps from one checkpoint to the next. 0: only where the run ends or is stopped.
+	Interval int `toml:"interval" range:"[0,)"`
+	// Newest checkpoints that are kept; older ones are deleted.
+	Keep int `toml:"keep" range:"[1,)"`
+	// File format of the saved state.
+	Format string `toml:"format" values:"safetensors" later:"ckpt"`
+	// Write while the next steps run.
+	Async bool `toml:"async"`
+	// `auto`: go on from the newest sound checkpoint in run.output_dir, or start. `none`: start, and refuse an
+	// output_dir that holds a run.
+	Resume string `toml:"resume" values:"auto,none" or:"the directory of a checkpoint to go on from"`
+}
+
+// Monitor is section [monitor].
+type Monitor struct {
+	// Steps from one line of the log to the next. metrics.jsonl has every step.
+	LogInterval int `toml:"log_interval" range:"[1,)"`
+}
+
+// Device is section [device].
+type Device struct {
+	// `auto`: the best device found. `cpu`: Go kernels on this host's cores.
+	Type string `toml:"type" values:"auto,cpu" later:"ascend"`
+	// Threads of one rank. 0: the cores of the host, shared fairly among its ranks.
+	Threads int `toml:"threads" range:"[0,4096]"`
+}
+
+// Collective is section [collective].
+type Collective struct {
+	// `auto`: the best one that reaches all ranks. `tcp`: TCP connections between all ranks.
+	Backend string `toml:"backend" values:"auto,tcp" later:"shm,hccl"`
+	// How long a rank waits for its peers, as Go writes durations: "60s", "2m", "1h30m".
+	Timeout time.Duration `toml:"timeout" range:"(0,)"`
+}
+
+// Default returns the configuration of an empty file. Keys that have no default are zero.
+func Default() *Config {
+	return &Config{
+		Run:        Run{Mode: "pretrain", Seed: 42, Deterministic: "layout", GradientLanes: 8},
+		Model:      Model{Init: "auto"},
+		Data:       Data{Format: "text", Shuffle: true, EOD: -1},
+		Train:      Train{MicroBatchSize: 1, ClipGradNorm: 1, DType: "float32"},
+		Optimizer:  Optimizer{Type: "adamw", Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, WeightDecay: 0.1},
+		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
+		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, PipelineSchedule: "1f1b", VirtualStages: 1},
+		Recompute:  Recompute{Mode: "none"},
+		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
+		Monitor:    Monitor{LogInterval: 1},
+		Device:     Device{Type: "auto"},
+		Collective: Collective{Backend: "auto", Timeout: time.Minute},
+	}
+}
+
+// MicroBatches returns M, the number of micro batches of a step over all data ranks.
+func (c *Config) MicroBatches() int { return c.Train.GlobalBatchSize / c.Train.MicroBatchSize }
+
+// TokensPerStep returns the number of tokens that one step predicts.
+func (c *Config) TokensPerStep() int64 {
+	return int64(c.Train.GlobalBatchSize) * int64(c.Data.SequenceLength)
+}
+
+// Schedule returns the learning rate's schedule: of [lr_schedule] what its type has a use for.
+func (c *Config) Schedule() optim.ScheduleOptions {
+	s := c.LRSchedule
+	o := optim.ScheduleOptions{Type: s.Type, LR: c.Optimizer.LR, MinLR: s.MinLR, Steps: c.Train.Steps, WarmupSteps: s.WarmupSteps}
+	switch s.Type {
+	case "cosine-restarts":
+		o.Cycles = s.NumCycles
+	case "polynomial":
+		o.Power = s.Power
+	case "wsd":
+		o.DecaySteps = s.DecaySteps
+	}
+	return o
+}
