@@ -51,7 +51,7 @@ func main() {
 	}
 	l := &launcher{
 		environ: os.Environ(), stdout: newStream(os.Stdout), stderr: newStream(os.Stderr),
-		signals: signals, release: func() { signal.Stop(signals) }, timing: usualTiming,
+		signals: signals, release: func() { signal.Stop(signals) }, timing: usualTiming(),
 	}
 	os.Exit(l.run(os.Args[1:]))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -92,6 +93,7 @@ type relay struct {
 	to      *stream // nil: not shown
 	live    bool    // to is a terminal that belongs to this rank: pass all on as it comes
 	prefix  string
+	errors  bool // the stream is standard error
 	tail    *tail
 
 	pending []byte // the line that has no end yet
@@ -115,6 +117,11 @@ func (r *relay) run(from *os.File) {
 			}
 		}
 	}
+	r.finish()
+}
+
+// finish handles a last line without an end.
+func (r *relay) finish() {
 	if len(r.pending) > 0 {
 		r.show(r.line(nil, r.pending, true))
 	}
@@ -156,7 +163,7 @@ func (r *relay) show(lines []byte) {
 // end only where a prefix makes it a line of its own.
 func (r *relay) line(batch, text []byte, ended bool) []byte {
 	visible := afterReturn(text)
-	r.tail.add(visible)
+	r.tail.add(visible, r.errors)
 	if r.to == nil || r.live {
 		return batch
 	}
@@ -181,17 +188,25 @@ func afterReturn(line []byte) []byte {
 // A tail keeps the lines of a rank's output that explain its end: the last ones or, if Go's runtime reported a crash, the
 // first ones of that report, which may be hundreds of lines long and names its cause at the top.
 type tail struct {
-	mu    sync.Mutex
-	last  []string
-	crash []string
+	mu      sync.Mutex
+	last    []string
+	crash   []string
+	message string // the last line that says something, of standard error if there is one
+	isError bool   // message is from standard error
 }
 
-func (t *tail) add(line []byte) {
+// crashStart matches the first line of a report of Go's runtime.
+var crashStart = regexp.MustCompile(`^(panic|fatal error|SIG[A-Z]+): `)
+
+func (t *tail) add(line []byte, isError bool) {
 	text := string(line[:min(len(line), tailWidth)])
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if said := strings.TrimSpace(text); said != "" && (isError || !t.isError) {
+		t.message, t.isError = said, isError
+	}
 	switch {
-	case strings.HasPrefix(text, "panic: ") || strings.HasPrefix(text, "fatal error: "):
+	case crashStart.MatchString(text):
 		t.crash = []string{text}
 		return
 	case t.crash != nil:
@@ -215,17 +230,19 @@ func (t *tail) lines() []string {
 	return slices.Clone(t.last)
 }
 
-// summary returns the one line that says most: the first of a crash, else the last that is not empty.
+// summary returns the one line that says most: the first of a crash, else the last error message, else the last line.
 func (t *tail) summary() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.crash != nil {
 		return t.crash[0]
 	}
-	for _, line := range slices.Backward(t.last) {
-		if strings.TrimSpace(line) != "" {
-			return strings.TrimSpace(line)
-		}
-	}
-	return ""
+	return t.message
+}
+
+// crashed says that Go's runtime reported a crash.
+func (t *tail) crashed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.crash != nil
 }

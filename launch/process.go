@@ -101,7 +101,7 @@ func (s *starter) rankEnviron(number int) []string {
 func (s *starter) relay(r *rank) {
 	r.shown = s.output == outputAll || s.output == outputRank0 && r.number == 0
 	for i, to := range []*stream{s.console.stdout, s.console.stderr} {
-		one := &relay{console: s.console, tail: r.tail}
+		one := &relay{console: s.console, errors: to == s.console.stderr, tail: r.tail}
 		if r.shown {
 			one.to = to
 		}

@@ -38,9 +38,11 @@ func (j *job) verdict() verdict {
 }
 
 // misconfigured says that all ranks have ended with status 2: the configuration is wrong, and each has found that out for
-// itself.
+// itself. (A Go program that crashes has this status too; that is another matter.)
 func (j *job) misconfigured() bool {
-	return len(j.failed) == len(j.ranks) && !slices.ContainsFunc(j.failed, func(r *rank) bool { return r.status() != statusUsage })
+	return len(j.failed) == len(j.ranks) && !slices.ContainsFunc(j.failed, func(r *rank) bool {
+		return r.status() != statusUsage || r.tail.crashed()
+	})
 }
 
 // status returns launch's exit status.

@@ -19,7 +19,9 @@ type timing struct {
 	repeat time.Duration
 }
 
-var usualTiming = timing{settle: 2 * time.Second, terminate: 3 * time.Second, repeat: 500 * time.Millisecond}
+func usualTiming() timing {
+	return timing{settle: 2 * time.Second, terminate: 3 * time.Second, repeat: 500 * time.Millisecond}
+}
 
 // A phase is how far a job is on its way to its end. It only grows.
 type phase int

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lockstep/collective"
+)
+
+// The test binary plays three parts: the tests, launch itself (where a test needs to kill it), and the ranks.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "as-launch":
+			os.Args = append(os.Args[:1], os.Args[2:]...)
+			main()
+		case "as-rank":
+			os.Exit(playRank(os.Args[2:]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// playRank carries out a rank's script: steps of the form RANK:VERB[:OPERAND], where RANK is a number or * for all.
+func playRank(script []string) int {
+	place, err := collective.PlaceFrom(os.Getenv)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 99
+	}
+	terms := make(chan os.Signal, 10)
+	for _, step := range script {
+		who, rest, _ := strings.Cut(step, ":")
+		verb, operand, _ := strings.Cut(rest, ":")
+		if who != "*" && who != strconv.Itoa(place.Rank) {
+			continue
+		}
+		switch verb {
+		case "out":
+			fmt.Println(operand)
+		case "err":
+			fmt.Fprintln(os.Stderr, operand)
+		case "raw":
+			fmt.Print(operand)
+		case "lines":
+			n, _ := strconv.Atoi(operand)
+			for i := range n {
+				fmt.Fprintf(os.Stdout, "rank %d line %d.\n", place.Rank, i)
+				fmt.Fprintf(os.Stderr, "rank %d line %d.\n", place.Rank, i)
+			}
+		case "exit":
+			code, _ := strconv.Atoi(operand)
+			return code
+		case "kill":
+			n, _ := strconv.Atoi(operand)
+			_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
+			time.Sleep(time.Minute) // the signal ends it; it may take a moment to arrive
+		case "ignore":
+			signal.Ignore(syscall.SIGTERM)
+		case "catch":
+			signal.Notify(terms, syscall.SIGTERM)
+		case "finish": // as spmd does: on SIGTERM write a checkpoint, which takes a while, and end well
+			<-terms
+			time.Sleep(100 * time.Millisecond)
+			fmt.Printf("rank %d finished after %d signal\n", place.Rank, 1+len(terms))
+		case "block":
+			time.Sleep(time.Minute)
+		case "pid":
+			fmt.Printf("pid %d\n", os.Getpid())
+		case "place":
+			secret, err := collective.ReadSecret(place.SecretFD)
+			fmt.Printf("%+v secret %x %v\n", place, secret, err)
+		case "env":
+			fmt.Printf("%s=%q\n", operand, os.Getenv(operand))
+		case "descriptors":
+			for _, link := range descriptors() {
+				fmt.Println(link)
+			}
+		case "child": // a child that holds the rank's output open; in the rank's group unless it is a "daemon"
+			cmd := exec.Command("sleep", "60")
+			cmd.Stdout = os.Stdout
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: operand == "daemon"}
+			if err := cmd.Start(); err != nil {
+				return 99
+			}
+			fmt.Printf("pid %d\n", cmd.Process.Pid)
+		case "lifeline": // without the parent-death signal, wait for the lifeline's end and leave a file
+			_ = unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0)
+			fmt.Println("watching")
+			_, _ = io.Copy(io.Discard, os.NewFile(uintptr(place.LifelineFD), "lifeline"))
+			_ = os.WriteFile(operand, nil, 0o600)
+		}
+	}
+	return 0
+}
+
+// descriptors lists the pipes and sockets that are open beyond the standard streams: what one rank could disturb another by.
+// (The Go runtime opens some files for itself.)
+func descriptors() []string {
+	var found []string
+	for fd := 3; fd < 300; fd++ {
+		link, err := os.Readlink(filepath.Join("/proc/self/fd", strconv.Itoa(fd)))
+		if err == nil && (strings.HasPrefix(link, "pipe:") || strings.HasPrefix(link, "socket:")) {
+			found = append(found, fmt.Sprintf("fd %d %s", fd, link))
+		}
+	}
+	return found
+}
+
+// A buffer collects output, and lets a test wait for a piece of it.
+type buffer struct {
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{} // receives, at least once, after each write
+}
+
+func newBuffer() *buffer { return &buffer{more: make(chan struct{}, 1)} }
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// await returns when the buffer holds text n times.
+func (b *buffer) await(t *testing.T, text string, n int) {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for strings.Count(b.String(), text) < n {
+		select {
+		case <-b.more:
+		case <-limit:
+			t.Fatalf("waited in vain for %q, %d times; got:\n%s", text, n, b)
+		}
+	}
+}
+
+// A launched is a run of launch in this process.
+type launched struct {
+	out, err *buffer
+	signals  chan os.Signal
+	status   chan int
+}
+
+// start runs launch with its arguments, with short waits.
+func start(args ...string) *launched {
+	l := &launched{out: newBuffer(), err: newBuffer(), signals: make(chan os.Signal, 4), status: make(chan int, 1)}
+	run := &launcher{
+		environ: os.Environ(), stdout: &stream{w: l.out}, stderr: &stream{w: l.err}, signals: l.signals, release: func() {},
+		timing: timing{settle: 300 * time.Millisecond, terminate: 300 * time.Millisecond, repeat: 100 * time.Millisecond},
+	}
+	go func() { l.status <- run.run(args) }()
+	return l
+}
+
+// ranks returns the arguments that start n ranks with a script.
+func ranks(n int, options []string, script ...string) []string {
+	args := append([]string{"-n", strconv.Itoa(n)}, options...)
+	return append(append(args, os.Args[0], "as-rank"), script...)
+}
+
+// wait returns the exit status.
+func (l *launched) wait(t *testing.T) int {
+	t.Helper()
+	select {
+	case status := <-l.status:
+		return status
+	case <-time.After(20 * time.Second):
+		t.Fatalf("launch does not end; it wrote:\n%s%s", l.out, l.err)
+		return -1
+	}
+}
+
+// gone says whether a process has ended; a zombie that its new parent has not collected has.
+func gone(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
+}
+
+// awaitTrue polls for what only the kernel could announce.
+func awaitTrue(t *testing.T, limit time.Duration, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// pids returns the numbers in the lines "pid N" of a text.
+func pids(text string) []int {
+	var found []int
+	for line := range strings.Lines(text) {
+		if _, number, ok := strings.Cut(strings.TrimSpace(line), "pid "); ok {
+			if pid, err := strconv.Atoi(number); err == nil {
+				found = append(found, pid)
+			}
+		}
+	}
+	return found
+}
