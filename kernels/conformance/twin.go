@@ -57,7 +57,7 @@ func RMSNormBackwardInput(dx, dy, x, rstd, gamma []float64, accumulate bool) {
 		}
 		for j := range c {
 			at := i*c + j
-			dx[at] += rstd[i]*(dy[at]*gamma[j]-x[at]*rstd[i]*rstd[i]*mean)
+			dx[at] += rstd[i] * (dy[at]*gamma[j] - x[at]*rstd[i]*rstd[i]*mean)
 		}
 	}
 }
