@@ -221,7 +221,8 @@ func (r *Root) serve(h hello, conn net.Conn) {
 	}
 	r.members[rank].conn = c
 	if r.failure != nil { // decided after the claim, so that this rank was not told
-		r.tellAll(*r.failure)
+		f := *r.failure
+		r.running.Go(func() { _ = c.send(f) })
 	}
 	r.mu.Unlock()
 	for {

@@ -1,0 +1,322 @@
+package collective
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"lockstep/kernels/device"
+)
+
+// Options configure a World.
+type Options struct {
+	// Place says which rank this process is and where the root listens; see PlaceFrom.
+	Place Place
+	// Secret is the job's secret; see ReadSecret. Not needed by a process started alone.
+	Secret []byte
+	// Facts must be the same on all ranks, or the job does not form: versions, kernel set, a hash of the configuration.
+	// The names are shown to the user: "kernel set".
+	Facts map[string]string
+	// Timeout is how long joining may take and how long an operation may go without progress; 0 means 60 seconds.
+	Timeout time.Duration
+	// NewStream makes the stream on which a group's operations run: the device's NewStream. It must return
+	// device.HostStreams.
+	NewStream func(name string) device.Stream
+	// Log receives refused connections; nil means slog.Default().
+	Log *slog.Logger
+
+	// For tests, so that short buffers take the paths of long ones. 0 means the defaults; -1 for smallBytes means 0.
+	segmentBytes, smallBytes int
+}
+
+// A World is a rank's membership in its job: it makes groups, and it knows when the job has failed. It is safe for
+// concurrent use.
+type World struct {
+	o         Options
+	control   *controlConn // to the root; nil for a process started alone
+	door      *acceptor    // for other ranks' data connections; nil for a process started alone
+	addresses []string     // where the ranks listen
+	done      chan struct{}
+	closing   chan struct{}
+	watcher   sync.WaitGroup
+
+	mu      sync.Mutex
+	err     error
+	closed  bool
+	groups  []*group
+	made    map[string]int                // how many groups there are of a name and members
+	inbound map[connectionKey]*connection // from ranks below this one
+}
+
+// A connectionKey names a data connection that another rank makes to this one.
+type connectionKey struct {
+	from  int
+	group uint64
+}
+
+// A connection is handed from the acceptor to NewGroup, whichever of them comes first.
+type connection struct {
+	claimed bool
+	conn    chan net.Conn // of capacity 1
+}
+
+// Join makes this process a member of its job. It returns when all ranks have joined. Errors are a *RefusedError where the
+// root did not let the job form, a *RankLostError where a rank was lost meanwhile.
+//
+// A process started alone (Place.Size 1 and no Rendezvous) uses no network.
+func Join(ctx context.Context, o Options) (*World, error) {
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	o.segmentBytes, o.smallBytes = orDefault(o.segmentBytes, defaultSegment), orDefault(o.smallBytes, defaultSmall)
+	w := &World{
+		o: o, done: make(chan struct{}), closing: make(chan struct{}),
+		made: map[string]int{}, inbound: map[connectionKey]*connection{},
+	}
+	if o.Place.Size == 1 && o.Place.Rendezvous == "" {
+		return w, nil
+	}
+	if err := w.join(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("rank %d joining job %q at %s: %w", o.Place.Rank, o.Place.Job, o.Place.Rendezvous, err), w.Close())
+	}
+	return w, nil
+}
+
+func orDefault(n, otherwise int) int {
+	switch {
+	case n == 0:
+		return otherwise
+	case n < 0:
+		return 0
+	}
+	return n
+}
+
+func (w *World) join(ctx context.Context) error {
+	if err := checkSecret(w.o.Secret); err != nil {
+		return err
+	}
+	p := w.o.Place
+	cred := credentials{job: p.Job, epoch: uint32(p.Epoch), secret: slices.Clone(w.o.Secret)}
+	dialing, cancel := context.WithTimeout(ctx, w.o.Timeout)
+	defer cancel()
+	conn, err := cred.dial(dialing, p.Rendezvous, hello{purpose: purposeControl, from: int32(p.Rank), to: rootRank})
+	if err != nil {
+		return err
+	}
+	w.control = &controlConn{Conn: conn}
+	if err := w.listen(cred); err != nil {
+		return err
+	}
+	err = w.control.send(message{Kind: kindJoin, Size: p.Size, Address: w.door.listener.Addr().String(), Facts: w.o.Facts})
+	if err != nil {
+		return err
+	}
+	table, err := w.await(ctx)
+	if err != nil {
+		return err
+	}
+	if len(table.Addresses) != p.Size {
+		return fmt.Errorf("the root sent %d addresses for %d ranks", len(table.Addresses), p.Size)
+	}
+	w.addresses = table.Addresses
+	w.watcher.Go(w.watch)
+	return nil
+}
+
+// listen opens this rank's door, on the interface from which it reached the root.
+func (w *World) listen(cred credentials) error {
+	host, _, err := net.SplitHostPort(w.control.LocalAddr().String())
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return fmt.Errorf("listening for other ranks: %w", err)
+	}
+	w.door = &acceptor{
+		credentials: cred, self: int32(w.o.Place.Rank), listener: listener, log: w.o.Log, claim: w.claim, serve: w.hand,
+	}
+	w.door.start()
+	return nil
+}
+
+// await reads the root's answer to the join. The root has a time limit of its own, whose message is better: it names the
+// missing ranks. So this waits somewhat longer.
+func (w *World) await(ctx context.Context) (message, error) {
+	stop := context.AfterFunc(ctx, func() { w.control.Close() })
+	defer stop()
+	if err := w.control.SetReadDeadline(time.Now().Add(w.o.Timeout + graceTime)); err != nil {
+		return message{}, err
+	}
+	m, err := readMessage(w.control)
+	if err != nil {
+		return message{}, fmt.Errorf("waiting for the other ranks: %w", errors.Join(context.Cause(ctx), noEOF(err)))
+	}
+	if m.Kind != kindTable {
+		return message{}, failureOf(m)
+	}
+	return m, w.control.SetReadDeadline(time.Time{})
+}
+
+// failureOf returns the error that a message of the root stands for.
+func failureOf(m message) error {
+	switch m.Kind {
+	case kindLost:
+		return &RankLostError{Rank: m.Rank, Cause: m.Cause}
+	case kindTimeout:
+		return &TimeoutError{Ranks: m.Ranks, Report: m.Cause}
+	case kindRefused:
+		return &RefusedError{Rank: m.Rank, Reason: m.Cause}
+	}
+	return fmt.Errorf("the root sent a %q message out of place", m.Kind)
+}
+
+// watch receives from the root until the connection ends.
+func (w *World) watch() {
+	for {
+		m, err := readMessage(w.control)
+		if err != nil {
+			w.mu.Lock()
+			closed := w.closed
+			w.mu.Unlock()
+			if !closed {
+				w.fail(fmt.Errorf("the connection to launch ended, so launch or its host is gone: %w", noEOF(err)))
+			}
+			return
+		}
+		if m.Kind == kindQuery {
+			// Where the answer does not get through, the root blames this rank as it should.
+			_ = w.control.send(message{Kind: kindStatus, Operations: w.positions()})
+			continue
+		}
+		w.fail(failureOf(m))
+	}
+}
+
+func (w *World) positions() []operation {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ops []operation
+	for _, g := range w.groups {
+		ops = append(ops, g.position())
+	}
+	return ops
+}
+
+// fail makes err the end of the job for this rank, unless it has ended before: all that waits in a group ends with it.
+func (w *World) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil || w.closed {
+		return
+	}
+	w.err = err
+	close(w.done)
+	for _, g := range w.groups {
+		g.interrupt(err)
+	}
+}
+
+// Rank returns this process's rank in the job.
+func (w *World) Rank() int { return w.o.Place.Rank }
+
+// Size returns the number of ranks in the job.
+func (w *World) Size() int { return w.o.Place.Size }
+
+// Done is closed when the job has failed; Err says why.
+func (w *World) Done() <-chan struct{} { return w.done }
+
+// Err returns why the job has failed, nil while it has not: usually a *RankLostError or *TimeoutError, decided by the root
+// and the same on all ranks.
+func (w *World) Err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// Alloc returns memory on a device for buffers that ranks exchange. Over TCP any memory of the device will do. All ranks
+// call it in the same order with the same sizes, so that a transport may place the buffers where peers reach them.
+func (w *World) Alloc(bytes int, on Allocator) (*device.Storage, error) {
+	s, err := on.Alloc(bytes)
+	if err != nil {
+		return nil, fmt.Errorf("allocating %s for exchange: %w", byteSize(bytes), err)
+	}
+	return s, nil
+}
+
+// Abort ends the job for all ranks because of err, which becomes the cause that they report. Where the job has already
+// failed it does nothing, so that a rank may abort with whatever error stopped it, its own or another rank's. It returns
+// when the root has confirmed, or after a few seconds. Close still has to be called.
+func (w *World) Abort(err error) {
+	if w.control != nil && w.Err() == nil && w.control.send(message{Kind: kindAbort, Cause: err.Error()}) == nil {
+		timer := time.NewTimer(graceTime)
+		defer timer.Stop()
+		select {
+		case <-w.done:
+		case <-timer.C:
+		}
+	}
+	w.fail(&RankLostError{Rank: w.Rank(), Cause: err.Error()})
+}
+
+// Close leaves the job: with a goodbye, unless the job has failed. It waits a few seconds at most. The groups' streams
+// should be idle; an operation that still runs is made to end with an error.
+func (w *World) Close() error {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return nil
+	}
+	w.closed = true
+	close(w.closing)
+	failed := w.err != nil
+	w.mu.Unlock()
+	for _, g := range w.groups {
+		g.close()
+	}
+	var err error
+	if w.control != nil {
+		err = w.leave(failed)
+	}
+	if w.door != nil {
+		w.door.close()
+		w.door.running.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, c := range w.inbound {
+			select {
+			case conn := <-c.conn:
+				conn.Close()
+			default:
+			}
+		}
+	}
+	return err
+}
+
+// leave ends the control connection.
+func (w *World) leave(failed bool) error {
+	var err error
+	if !failed && w.addresses != nil {
+		if err = w.control.send(message{Kind: kindGoodbye}); err == nil {
+			// The root answers a goodbye by closing; closing first could discard it unread.
+			err = w.control.SetReadDeadline(time.Now().Add(graceTime))
+			w.watcher.Wait()
+		}
+	}
+	w.control.Close()
+	w.watcher.Wait()
+	if err != nil {
+		return fmt.Errorf("saying goodbye to the job's root: %w", err)
+	}
+	return nil
+}
