@@ -14,6 +14,9 @@ func (l *loader) checkValues(world int) {
 	l.checkSteps()
 	l.checkSchedule()
 	l.checkValidation()
+	if l.usable("data.tokenizer", "monitor.sample_tokens") && l.config.Monitor.SampleTokens > 0 && l.config.Data.Tokenizer == "" {
+		l.problem("monitor.sample_tokens", "a sample needs to know what its tokens mean", `set data.tokenizer to "bytes" if that made the tokens, or remove it`)
+	}
 }
 
 // checkRequired reports missing keys that not every run needs.

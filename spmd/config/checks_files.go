@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,20 +15,27 @@ func (l *loader) checkFiles() {
 	if l.usable("run.output_dir") {
 		l.checkOutput(c.Run.OutputDir)
 	}
-	resumes := c.Checkpoint.Resume != "auto" && c.Checkpoint.Resume != "none"
-	if l.usable("checkpoint.resume") && resumes {
-		info, err := os.Stat(c.Checkpoint.Resume)
-		switch {
-		case err != nil:
-			l.problem("checkpoint.resume", quote(c.Checkpoint.Resume)+": "+cause(err), `use "auto", "none" or a directory such as OUTPUT_DIR/checkpoints/step-00000100`)
-		case !info.IsDir():
-			l.problem("checkpoint.resume", quote(c.Checkpoint.Resume)+" is not a directory", "give the directory of a checkpoint")
-		}
+	if l.usable("checkpoint.resume") && c.Checkpoint.Resume != "auto" && c.Checkpoint.Resume != "none" {
+		l.checkResume(c.Checkpoint.Resume)
 	}
 	if l.usable("run.output_dir", "run.mode", "checkpoint.resume") && c.Checkpoint.Resume == "none" && c.Run.Mode != "evaluate" {
 		if found := traceOfRun(c.Run.OutputDir); found != "" {
-			l.problem("checkpoint.resume", `"none" starts a new run, but `+quote(found)+" is that of an earlier one", `use another run.output_dir, or "auto" to go on`)
+			l.problem("checkpoint.resume", `"none" starts a new run, but `+quote(found)+" is from an earlier one", `use another run.output_dir, or "auto" to go on`)
 		}
+	}
+}
+
+// checkResume checks a directory to go on from.
+func (l *loader) checkResume(dir string) {
+	info, err := os.Stat(dir)
+	near, isNear := nearest(dir, []string{"auto", "none"})
+	switch {
+	case err != nil && isNear:
+		l.problem("checkpoint.resume", quote(dir)+": "+cause(err), "did you mean "+quote(near)+"?")
+	case err != nil:
+		l.problem("checkpoint.resume", quote(dir)+": "+cause(err), `use "auto", "none" or a directory such as OUTPUT_DIR/checkpoints/step-00000100`)
+	case !info.IsDir():
+		l.problem("checkpoint.resume", quote(dir)+" is not a directory", "give the directory of a checkpoint")
 	}
 }
 
@@ -68,16 +74,4 @@ func traceOfRun(dir string) string {
 		}
 	}
 	return ""
-}
-
-// safetensors counts the files of weights in a model's directory.
-func safetensors(dir string) (int, error) {
-	entries, err := os.ReadDir(dir)
-	n := 0
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".safetensors") {
-			n++
-		}
-	}
-	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/data"
 	"lockstep/spmd/model"
 )
@@ -79,19 +80,26 @@ func (l *loader) checkPositions() {
 	}
 }
 
-// checkWeights looks for weights in model.path. Whether they fit is found when they are read.
+// checkWeights looks for weights in model.path and opens them. Whether they are the model's is found when they are read.
 func (l *loader) checkWeights() {
-	if !l.usable("model.init", "run.mode") || l.config.Model.Init == "random" {
+	m := l.config.Model
+	if !l.usable("model.init", "run.mode") || m.Init == "random" {
 		return
 	}
-	files, err := safetensors(l.config.Model.Path)
-	switch {
-	case err != nil:
-		l.problem("model.path", "cannot be read: "+cause(err), "make the directory readable")
-	case files > 0:
-	case l.config.Run.Mode == "evaluate":
+	if checkpoint.HasWeights(m.Path) {
+		weights, err := checkpoint.OpenWeights(m.Path)
+		if err == nil {
+			err = weights.Close()
+		}
+		if err != nil {
+			l.problem("model.path", err.Error(), `repair the weights, or ignore them with model.init = "random"`)
+		}
+		return
+	}
+	switch l.config.Run.Mode {
+	case "evaluate":
 		l.problem("model.path", "has no weights (*.safetensors) to evaluate", "give a directory with weights")
-	case l.config.Run.Mode == "finetune":
+	case "finetune":
 		l.note("model.path", "has no weights (*.safetensors): the run starts from random ones")
 	}
 }

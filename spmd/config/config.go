@@ -217,6 +217,10 @@ type Checkpoint struct {
 type Monitor struct {
 	// Steps from one line of the log to the next. metrics.jsonl has every step.
 	LogInterval int `toml:"log_interval" range:"[1,)"`
+	// Tokens that the trained model writes at the end of the run, to show what it has learnt. 0: none.
+	SampleTokens int `toml:"sample_tokens" range:"[0,1048576]"`
+	// The text that the sample goes on from.
+	SamplePrompt string `toml:"sample_prompt"`
 }
 
 // Device is section [device].

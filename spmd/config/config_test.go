@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"os"
@@ -168,7 +169,9 @@ func TestEvaluateNeedsNoTraining(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "config.json"), text)
-	write(t, filepath.Join(dir, "model.safetensors"), nil)
+	header := `{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}` + strings.Repeat(" ", 10)
+	weights := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header+"\x00\x00\x00\x00"...)
+	write(t, filepath.Join(dir, "model.safetensors"), weights)
 	o := LoadOptions{Path: filepath.Join(dir, "c.toml")}
 	write(t, o.Path, []byte(`
 		run = { output_dir = "testdata/no_such_output", mode = "evaluate" }
@@ -182,9 +185,19 @@ func TestEvaluateNeedsNoTraining(t *testing.T) {
 	if _, ok := c.ValidationData(o); !ok {
 		t.Error("no validation data")
 	}
+	resolved := o
+	resolved.Path = filepath.Join(dir, "config.resolved.toml")
+	write(t, resolved.Path, c.Resolved())
+	if again, problems := Load(resolved); len(problems) > 0 || again.Train.Steps != 0 {
+		t.Errorf("the resolved configuration: %v", problems)
+	}
 	o.Overrides = []string{"run.mode=pretrain"}
 	if _, problems := Load(o); len(problems) != 3 { // steps, lr, data.paths
 		t.Errorf("got %v", problems)
+	}
+	write(t, filepath.Join(dir, "model.safetensors"), weights[:20])
+	if _, problems := Load(resolved); len(problems) != 1 || problems[0].Key != "model.path" {
+		t.Errorf("cut weights: %v", problems)
 	}
 }
 

@@ -123,7 +123,7 @@ func valuesOf(k key) string {
 	return k.bounds.String()
 }
 
-// TestSchema checks the tags: a default is legal, and values that are refused are not legal at the same time.
+// TestSchema checks the tags: a default is legal or means "not set", and no value is both legal and refused.
 func TestSchema(t *testing.T) {
 	seen := map[string]bool{}
 	for _, s := range schema() {
@@ -137,6 +137,9 @@ func TestSchema(t *testing.T) {
 			}
 			if value := tomlValue(k.in(Default())); k.only != "" && value != k.only {
 				t.Errorf("%s: default %s, only %s", k, value, k.only)
+			}
+			if value := k.in(Default()); k.values != nil && value.String() != "" && !slices.Contains(k.values, value.String()) {
+				t.Errorf("%s: the default %s is not legal", k, value)
 			}
 			for _, v := range k.later {
 				if slices.Contains(k.values, v) {
