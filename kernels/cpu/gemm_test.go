@@ -109,7 +109,9 @@ func (p matMulCase) run(t testing.TB, d *Device, s device.Stream) []float32 {
 	return read(t, s, c)
 }
 
-func (p matMulCase) String() string { return fmt.Sprintf("%dx%dx%d gap %d %+v", p.m, p.n, p.k, p.gap, p.o) }
+func (p matMulCase) String() string {
+	return fmt.Sprintf("%dx%dx%d gap %d %+v", p.m, p.n, p.k, p.gap, p.o)
+}
 
 var allOptions = func() []kernels.MatMulOptions {
 	var all []kernels.MatMulOptions

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"unsafe"
 )
 
 // scratchBytes is each worker's private memory for packed operands and block results.
@@ -60,6 +60,9 @@ func newPool(threads int) (*pool, error) {
 
 // parallel runs b over the parts [0, parts), each part once, on all workers.
 func (d *Device) parallel(c *call, parts int, b body) {
+	if parts == 0 {
+		return
+	}
 	p := d.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()

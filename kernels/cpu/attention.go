@@ -1,0 +1,129 @@
+package cpu
+
+import (
+	"fmt"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// Attention works on blocks of rows and keys, so that no matrix of Tq x Tk scores is ever in memory: Dao, Fu, Ermon,
+// Rudra, Re, "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", NeurIPS 2022. A row's maximum
+// and sum are kept while its keys go by, and its output is rescaled where the maximum grows (online softmax).
+//
+// The query heads that share a head of k and v are worked on together: its rows are the queries of all of them, time
+// first, so that row r is head r%group at time r/group. They share the packed keys, and under a causal mask what later
+// rows see is never less than what earlier ones do.
+//
+// Orders of summation depend on Tk and on the block sizes alone.
+const (
+	forwardRows, forwardKeys   = 192, 256
+	backwardRows, backwardKeys = 96, 192
+	// maxHeadDim is the largest D or Dv whose blocks fit a worker's scratch memory.
+	maxHeadDim = 512
+)
+
+// AttentionSizes returns the shape of the statistics, [B,N,Tq], and the bytes of AttentionBackward's workspace: a float32
+// for each row of scores.
+func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, workspace int) {
+	return []int{q.Shape[0], q.Shape[2], q.Shape[1]}, q.Shape[0] * q.Shape[2] * q.Shape[1] * device.Float32.Size()
+}
+
+// Attention computes o = softmax(scale * q k^T + mask) v and, for the backward pass, the log of each row's sum of
+// exponentials. A row that sees no key has output 0 and statistics -Inf.
+func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tensor, opt kernels.AttentionOptions) {
+	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
+	c.operands(2, o, statistics, q, k, v)
+	d.launch(s, kernels.CheckAttention(o, statistics, q, k, v, q.Shape[0], q.Shape[2], q.Shape[1]), c)
+}
+
+// AttentionBackward computes dq, dk and dv.
+func (d *Device) AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace kernels.Tensor, opt kernels.AttentionOptions) {
+	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
+	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics)
+	n := q.Shape[0] * q.Shape[2] * q.Shape[1]
+	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, n*device.Float32.Size(),
+		q.Shape[0], q.Shape[2], q.Shape[1])
+	d.launch(s, check, c)
+}
+
+// A headView finds the rows of one tensor [B,T,N,D].
+type headView struct {
+	x      []float32
+	stride [3]int
+	width  int
+}
+
+func newHeadView(t kernels.Tensor) headView {
+	return headView{f32(t), [3]int(t.Stride[:3]), t.Shape[3]}
+}
+
+// from returns the tensor's memory from one head's row on; the rows of later times follow stride[1] elements apart.
+func (h *headView) from(b, time, head int) []float32 {
+	return h.x[b*h.stride[0]+time*h.stride[1]+head*h.stride[2]:]
+}
+
+// attention is one head of k and v at work, with the rows that share it.
+type attention struct {
+	set        *kernelSet
+	q, k, v    headView
+	b, kv      int // batch and head
+	tq, tk     int
+	heads      int // of q, over all heads of k and v
+	group      int // heads of q that share this head
+	scale      float32
+	causal     bool
+	statistics []float32
+}
+
+// newAttention reads the problem from a call whose arguments q, k and v start at first.
+func newAttention(d *Device, c *call, first, statistics int) attention {
+	q, k := &c.args[first], &c.args[first+1]
+	return attention{
+		set: d.set, q: newHeadView(c.args[first]), k: newHeadView(c.args[first+1]), v: newHeadView(c.args[first+2]),
+		tq: q.Shape[1], tk: k.Shape[1], heads: q.Shape[2], group: q.Shape[2] / k.Shape[2],
+		scale: float32(c.f[0]), causal: c.flag[0], statistics: f32(c.args[statistics]),
+	}
+}
+
+// rows returns how many rows share the head.
+func (a *attention) rows() int { return a.tq * a.group }
+
+// row returns row r of a tensor with as many heads as q.
+func (a *attention) row(h *headView, r int) []float32 {
+	return h.from(a.b, r/a.group, a.kv*a.group+r%a.group)[:h.width]
+}
+
+// statistic returns the place of row r's statistics.
+func (a *attention) statistic(r int) *float32 {
+	return &a.statistics[(a.b*a.heads+a.kv*a.group+r%a.group)*a.tq+r/a.group]
+}
+
+// visible returns how many keys row r sees: the first ones.
+func (a *attention) visible(r int) int {
+	if !a.causal {
+		return a.tk
+	}
+	return min(max(r/a.group+a.tk-a.tq+1, 0), a.tk)
+}
+
+// visibleIn returns how many of the n keys from j on row r sees.
+func (a *attention) visibleIn(r, j, n int) int { return min(max(a.visible(r)-j, 0), n) }
+
+// gather copies rows [from, from+n) of a tensor to a dense matrix, times scale.
+func (a *attention) gather(dst []float32, h *headView, from, n int, scale float32) {
+	for i := range n {
+		a.set.scale(dst[i*h.width:][:h.width], a.row(h, from+i), scale)
+	}
+}
+
+// checkHeadDim returns an error if the heads are too wide for the workers' scratch memory.
+func checkHeadDim(q, v *kernels.Tensor) error {
+	if q.Shape[3] > maxHeadDim || v.Shape[3] > maxHeadDim {
+		return fmt.Errorf("heads of %d and %d elements: the CPU takes up to %d", q.Shape[3], v.Shape[3], maxHeadDim)
+	}
+	return nil
+}
+
+// roundUp returns the smallest multiple of unit that is at least n.
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }

@@ -1,0 +1,198 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"lockstep/kernels"
+)
+
+// The backward pass recomputes the probabilities P = exp(scale * q k^T - statistics), block by block. With
+//
+//	dP = do v^T and dS = P * (dP - delta), delta being the sum of do * o over a row,
+//
+// the gradients are dv = P^T do, dk = scale * dS^T q and dq = scale * dS k. The outer loop goes over the keys, whose dk
+// and dv stay in scratch memory; the inner loop goes over the rows, whose dq grows in place. One thread does all rows and
+// keys of one head of k and v, in this order, so that the gradients have the same bits on any number of threads.
+
+func runAttentionBackward(d *Device, c *call) error {
+	q, k, v := &c.args[4], &c.args[5], &c.args[6]
+	if err := checkHeadDim(q, v); err != nil {
+		return err
+	}
+	d.parallel(c, q.Shape[0]*k.Shape[2], attentionBackwardParts)
+	return nil
+}
+
+func attentionBackwardParts(d *Device, c *call, w *worker, from, to int) {
+	a := newAttention(d, c, 4, 9)
+	kvHeads := c.args[5].Shape[2]
+	deltas := float32s(c.args[3])
+	for part := from; part < to; part++ {
+		a.b, a.kv = part/kvHeads, part%kvHeads
+		b := newBackward(&a, c, w)
+		b.delta = deltas[part*a.rows():][:a.rows()]
+		b.run()
+	}
+}
+
+// float32s returns a workspace as float32s.
+func float32s(t kernels.Tensor) []float32 {
+	b := t.Region().Mapped()
+	if len(b) < 4 {
+		return nil
+	}
+	return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4)
+}
+
+// backward is the backward pass of one head of k and v. As in forward, matrices have whole panels.
+type backward struct {
+	*attention
+	dq, dk, dv, do, o headView
+	delta             []float32 // of each row
+
+	// The block of keys, packed as B, and its gradients.
+	keyScores     []float32 // D x keys, for the scores
+	valueDP       []float32 // Dv x keys, for dP
+	keyDQ         []float32 // keys x D, for dq
+	dkSum         []float32 // keys x D
+	dvSum         []float32 // keys x Dv
+	keyStride     int       // of a row of p and ds
+	dkStride      int
+	dvStride      int
+	firstKey      int
+	keys          int
+	denseQ        []float32 // the block of rows: scale * q
+	denseDO       []float32
+	qScores       []float32 // packed as A: rows x D, for the scores
+	doDP          []float32 // packed as A: rows x Dv, for dP
+	qDK           []float32 // packed as B: rows x D, for dk
+	doDV          []float32 // packed as B: rows x Dv, for dv
+	p, ds         []float32 // rows x keys
+	packed, dqSum []float32 // one panel: of P^T, dS or dS^T packed as A, and of dq
+	firstRow, n   int
+}
+
+func newBackward(a *attention, c *call, w *worker) backward {
+	b := backward{
+		attention: a, dq: newHeadView(c.args[0]), dk: newHeadView(c.args[1]), dv: newHeadView(c.args[2]),
+		do: newHeadView(c.args[7]), o: newHeadView(c.args[8]),
+	}
+	t, d, dv := &a.set.tile, a.q.width, a.v.width
+	mr, nr := t.a.width, t.b.width
+	b.keyStride = roundUp(roundUp(backwardKeys, mr), nr)
+	b.dkStride, b.dvStride = roundUp(d, nr), roundUp(dv, nr)
+	rows, keys := roundUp(backwardRows, mr), roundUp(backwardKeys, mr)
+	s := scratch{free: w.scratch}
+	b.keyScores, b.valueDP = s.take(t.b.size(backwardKeys, d)), s.take(t.b.size(backwardKeys, dv))
+	b.keyDQ = s.take(t.b.size(d, backwardKeys))
+	b.dkSum, b.dvSum = s.take(keys*b.dkStride), s.take(keys*b.dvStride)
+	b.denseQ, b.denseDO = s.take(backwardRows*d), s.take(backwardRows*dv)
+	b.qScores, b.doDP = s.take(t.a.size(backwardRows, d)), s.take(t.a.size(backwardRows, dv))
+	b.qDK, b.doDV = s.take(t.b.size(d, backwardRows)), s.take(t.b.size(dv, backwardRows))
+	b.p, b.ds = s.take(rows*b.keyStride), s.take(rows*b.keyStride)
+	b.packed, b.dqSum = s.take(mr*max(backwardRows, backwardKeys)), s.take(mr*b.dkStride)
+	return b
+}
+
+// run computes the gradients of the head.
+func (b *backward) run() {
+	for r := range b.delta {
+		b.delta[r] = b.set.dot(b.row(&b.do, r), b.row(&b.o, r))
+		clear(b.row(&b.dq, r))
+	}
+	for j := 0; j < b.tk; j += backwardKeys {
+		b.keyBlock(j, min(backwardKeys, b.tk-j))
+	}
+}
+
+// keyBlock computes dk and dv of n keys from the j-th on, and what they contribute to dq.
+func (b *backward) keyBlock(j, n int) {
+	b.firstKey, b.keys = j, n
+	t, d, dv := &b.set.tile, b.q.width, b.v.width
+	k, v := b.k.from(b.b, j, b.kv), b.v.from(b.b, j, b.kv)
+	t.b.pack(b.keyScores, k, b.k.stride[1], true, n, d)
+	t.b.pack(b.valueDP, v, b.v.stride[1], true, n, dv)
+	t.b.pack(b.keyDQ, k, b.k.stride[1], false, d, n)
+	clear(b.dkSum)
+	clear(b.dvSum)
+	for i := b.firstSeeing(j); i < b.rows(); i += backwardRows {
+		b.rowBlock(i, min(backwardRows, b.rows()-i))
+	}
+	for y := range n {
+		copy(b.dk.from(b.b, j+y, b.kv)[:d], b.dkSum[y*b.dkStride:])
+		copy(b.dv.from(b.b, j+y, b.kv)[:dv], b.dvSum[y*b.dvStride:])
+	}
+}
+
+// firstSeeing returns the first row that sees key j.
+func (b *backward) firstSeeing(j int) int {
+	if !b.causal {
+		return 0
+	}
+	return max(0, j+b.tq-b.tk) * b.group
+}
+
+// rowBlock adds what n rows from the i-th on contribute to the gradients, together with the block of keys.
+func (b *backward) rowBlock(i, n int) {
+	b.firstRow, b.n = i, n
+	t, d, dv := &b.set.tile, b.q.width, b.v.width
+	b.gather(b.denseQ, &b.q, i, n, b.scale)
+	b.gather(b.denseDO, &b.do, i, n, 1)
+	t.a.pack(b.qScores, b.denseQ, d, true, n, d)
+	t.a.pack(b.doDP, b.denseDO, dv, true, n, dv)
+	t.b.pack(b.qDK, b.denseQ, d, false, d, n)
+	t.b.pack(b.doDV, b.denseDO, dv, false, dv, n)
+	for p := 0; p < n; p += t.a.width {
+		b.rowPanel(p, min(t.a.width, n-p))
+	}
+	for y := 0; y < b.keys; y += t.a.width {
+		// Rows before this one have zeros in all of the panel's columns.
+		from := max(0, b.firstSeeing(b.firstKey+y)-i)
+		if from >= n {
+			break
+		}
+		b.addTransposed(b.dvSum[y*b.dvStride:], b.dvStride, b.p[y:], b.doDV, from)
+		b.addTransposed(b.dkSum[y*b.dkStride:], b.dkStride, b.ds[y:], b.qDK, from)
+	}
+}
+
+// rowPanel computes p and ds of a panel of rows, the ones from p on in the block, and adds ds k to their dq.
+func (b *backward) rowPanel(p, rows int) {
+	t, d, dv, first := &b.set.tile, b.q.width, b.v.width, b.firstRow+p
+	prob, ds := b.p[p*b.keyStride:], b.ds[p*b.keyStride:]
+	seen := b.visibleIn(first+rows-1, b.firstKey, b.keys)
+	for x := 0; x < seen; x += t.b.width {
+		t.multiply(d, &b.qScores[p*d], &b.keyScores[x*d], &prob[x], b.keyStride, false)
+		t.multiply(dv, &b.doDP[p*dv], &b.valueDP[x*dv], &ds[x], b.keyStride, false)
+	}
+	for r := range rows {
+		n, end := b.visibleIn(first+r, b.firstKey, b.keys), roundUp(seen, t.a.width)
+		b.scoreGradient(first+r, n, prob[r*b.keyStride:][:end], ds[r*b.keyStride:][:end])
+	}
+	t.a.transpose(seen, &b.packed[0], &ds[0], b.keyStride)
+	for x := 0; x < b.dkStride; x += t.b.width {
+		t.multiply(seen, &b.packed[0], &b.keyDQ[x*b.keys], &b.dqSum[x], b.dkStride, false)
+	}
+	for r := range rows {
+		b.set.axpy(b.row(&b.dq, first+r), b.dqSum[r*b.dkStride:][:d], b.scale)
+	}
+}
+
+// scoreGradient turns one row's scores and dP into P and dS, which are zero beyond the n keys that the row sees.
+func (b *backward) scoreGradient(row, n int, p, ds []float32) {
+	clear(p[n:])
+	clear(ds[n:])
+	p, ds = p[:n], ds[:n]
+	b.set.expSum(p, p, *b.statistic(row))
+	b.set.scaleMulAdd(ds, p, ds, p, 1, -b.delta[row])
+}
+
+// addTransposed adds a panel of m^T times the packed rows to sum, m being columns of p or ds, over the block's rows from
+// the given one on.
+func (b *backward) addTransposed(sum []float32, stride int, m, rows []float32, from int) {
+	t := &b.set.tile
+	t.a.copy(b.n-from, &b.packed[0], &m[from*b.keyStride], b.keyStride)
+	for x := 0; x < stride; x += t.b.width {
+		t.multiply(b.n-from, &b.packed[0], &rows[x*b.n+from*t.b.width], &sum[x], stride, true)
+	}
+}
