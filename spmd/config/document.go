@@ -25,10 +25,12 @@ type document struct {
 	places map[string]place
 }
 
-// A place is where a key was set. For the command line, line is 0 and raw the value as it was given.
+// A place is where a key was set. For the command line, line is 0 and raw the value as it was given; implied marks a table
+// that is there only because of a key in it.
 type place struct {
-	line int
-	raw  string
+	line    int
+	raw     string
+	implied bool
 }
 
 // maxDepth bounds how deep tables may lie in each other; the deepest that a config.json has is about four.
@@ -169,6 +171,7 @@ func (d *document) override(argument string) *Problem {
 	for i, part := range path[:len(path)-1] {
 		if _, set := table[part]; !set {
 			table[part] = map[string]any{}
+			d.places[join(path[:i+1])] = place{implied: true}
 		}
 		next, ok := table[part].(map[string]any)
 		if !ok {
@@ -212,7 +215,8 @@ func parseValue(raw string) (any, error) {
 // where returns the place of a key, or of the nearest table around it, or the first line.
 func (d *document) where(path []string) (file string, line int) {
 	for n := len(path); n > 0; n-- {
-		if p, ok := d.places[join(path[:n])]; ok {
+		// What is missing from a section is not the fault of the command line that names another key of it.
+		if p, ok := d.places[join(path[:n])]; ok && (!p.implied || n == len(path)) {
 			if p.line == 0 {
 				return CommandLine, 0
 			}
