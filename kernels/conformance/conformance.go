@@ -16,7 +16,7 @@ import (
 // An Open makes a device and a stream to test and closes them when the test ends.
 type Open func(t *testing.T) (kernels.Device, device.Stream)
 
-// Run tests the devices that open makes, one for each operator.
+// Run tests the devices that open makes, one device for each test.
 func Run(t *testing.T, open Open) {
 	tests := []struct {
 		name string
@@ -27,6 +27,7 @@ func Run(t *testing.T, open Open) {
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
+		{"MatMul", testMatMul}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"OperandErrors", testOperandErrors}, {"IDsOutOfRange", testIDsOutOfRange}, {"Skipping", testSkipping},
 		{"ReadWrite", testReadWrite}, {"Events", testEvents}, {"FailedEvents", testFailedEvents},
 	}

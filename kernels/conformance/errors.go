@@ -25,6 +25,19 @@ func testOperandErrors(s *suite) {
 		operator, operand string
 		call              func(o kernels.Operators, st device.Stream)
 	}{
+		{"MatMul", "b", func(o kernels.Operators, st device.Stream) { o.MatMul(st, f(4, 4), x, y, kernels.MatMulOptions{}) }},
+		{"MatMul", "c", func(o kernels.Operators, st device.Stream) {
+			o.MatMul(st, f(6, 4), x, y, kernels.MatMulOptions{TransB: true})
+		}},
+		{"Attention", "heads", func(o kernels.Operators, st device.Stream) {
+			o.Attention(st, f(1, 2, 3, 8), f(1, 3, 2), f(1, 2, 3, 8), f(1, 2, 2, 8), f(1, 2, 2, 8), kernels.AttentionOptions{})
+		}},
+		{"AttentionBackward", "dk", func(o kernels.Operators, st device.Stream) {
+			q := f(1, 2, 2, 8)
+			shape, _ := o.AttentionSizes(q, q, q)
+			o.AttentionBackward(st, f(1, 2, 2, 8), f(1, 2, 2, 9), f(1, 2, 2, 8), f(1, 2, 2, 8), q, q, q, f(1, 2, 2, 8), f(shape...),
+				kernels.Tensor{}, kernels.AttentionOptions{})
+		}},
 		{"AddBias", "bias", func(o kernels.Operators, st device.Stream) { o.AddBias(st, x, f(5)) }},
 		{"AddBiasBackward", "dbias", func(o kernels.Operators, st device.Stream) { o.AddBiasBackward(st, f(7), x, false) }},
 		{"Add", "b", func(o kernels.Operators, st device.Stream) { o.Add(st, x, y, f(4, 7)) }},
