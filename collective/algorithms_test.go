@@ -46,7 +46,7 @@ func randomVector(random *rand.Rand, n int) []byte {
 	return b
 }
 
-var sizes = []int{1, 2, 3, 4, 5, 8}
+var sizes = []int{1, 2, 3, 4, 5, 6, 8}
 
 func knobs(segment, small int) jobOption {
 	return func(_ *RootOptions, o *Options) { o.segmentBytes, o.smallBytes = segment, small }

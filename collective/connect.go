@@ -22,7 +22,7 @@ const (
 func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	unanswered := 0
-	var last error // of an attempt that ctx did not cut short
+	var last error // the latest that says more than that time ran out
 	for {
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err == nil {
@@ -37,7 +37,7 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 				return nil, fmt.Errorf("handshake with %s: %w", address, err)
 			}
 		}
-		if last == nil || ctx.Err() == nil {
+		if late := net.Error(nil); last == nil || !errors.As(err, &late) || !late.Timeout() {
 			last = err
 		}
 		select {

@@ -107,6 +107,17 @@ func TestRankDiesInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestLaunchIsSlow lets launch say how a process died after the ranks were told.
+func TestLaunchIsSlow(t *testing.T) {
+	j := newJob(t, 2)
+	j.worlds[1].die()
+	<-j.worlds[0].Done()
+	j.root.Lost(1, "killed by signal 11")
+	if rank, cause, ok := j.root.FirstFailure(); !ok || rank != 1 || cause != "killed by signal 11" {
+		t.Errorf("FirstFailure = %d, %q, %v", rank, cause, ok)
+	}
+}
+
 func TestAbort(t *testing.T) {
 	j := newJob(t, 4)
 	groups := j.groups("data")

@@ -58,7 +58,7 @@ func (w *World) newGroup(name string, ranks []int, nth int, stream device.HostSt
 		stream: stream, links: make([]link, len(ranks)), segment: w.o.segmentBytes, smallest: w.o.smallBytes,
 	}
 	if len(ranks) > 1 {
-		g.scratch = make([]byte, max(g.segment, g.smallest, 8)) // 8: one element of the largest type
+		g.scratch = make([]byte, max(g.segment, g.smallest, 64)) // at least one element of any type, and aligned for it
 	}
 	return g
 }

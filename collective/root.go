@@ -123,6 +123,12 @@ func (r *Root) Addr() string { return r.door.listener.Addr().String() }
 func (r *Root) Lost(rank int, cause string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if f := r.failure; f != nil {
+		if f.Rank == rank && f.Cause == causeSilent { // launch was slow to see it; FirstFailure can still say how it died
+			f.Cause = cause
+		}
+		return
+	}
 	// Where a connection has already ended without a word, that rank came first; launch only lends its cause a text.
 	if r.suspect < 0 || r.suspect == rank {
 		r.decide(message{Kind: kindLost, Rank: rank, Cause: cause})
@@ -142,6 +148,7 @@ func (r *Root) FirstFailure() (rank int, cause string, ok bool) {
 	return r.failure.Rank, r.failure.Cause, true
 }
 
+// causeSilent is all that the root itself can see of a process that was killed.
 const causeSilent = "its connection to launch ended without a goodbye"
 
 // Close ends all connections. Ranks that are still there see their job fail, so it is called after they have ended.

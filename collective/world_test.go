@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -55,7 +56,7 @@ func (b *syncBuffer) eventually(t *testing.T, texts ...string) {
 
 // A testJob is a root and some ranks in this process.
 type testJob struct {
-	t      *testing.T
+	t      testing.TB
 	root   *Root
 	log    *syncBuffer
 	logger *slog.Logger
@@ -66,7 +67,7 @@ type testJob struct {
 type jobOption func(*RootOptions, *Options)
 
 // newRoot starts a root for size ranks.
-func newRoot(t *testing.T, size int, options ...jobOption) *testJob {
+func newRoot(t testing.TB, size int, options ...jobOption) *testJob {
 	t.Helper()
 	j := &testJob{t: t, size: size, log: &syncBuffer{}, worlds: make([]*World, size)}
 	j.logger = slog.New(slog.NewTextHandler(j.log, nil))
@@ -123,7 +124,7 @@ func (j *testJob) all(f func(rank int) error) {
 }
 
 // newJob starts a job whose ranks have joined.
-func newJob(t *testing.T, size int, options ...jobOption) *testJob {
+func newJob(t testing.TB, size int, options ...jobOption) *testJob {
 	t.Helper()
 	j := newRoot(t, size, options...)
 	j.all(func(rank int) error {
@@ -228,6 +229,23 @@ func TestGoodbye(t *testing.T) {
 	for rank, w := range j.worlds {
 		if w.Err() != nil {
 			t.Errorf("rank %d: %v", rank, w.Err())
+		}
+	}
+	j.root.Close()
+	nothingRuns(t)
+}
+
+// nothingRuns checks that no goroutine of a world, a group or a root is left.
+func nothingRuns(t *testing.T) {
+	t.Helper()
+	stacks := make([]byte, 1<<20)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		all := string(stacks[:runtime.Stack(stacks, true)])
+		if !strings.Contains(all, "tcpLink") && !strings.Contains(all, "acceptor") && !strings.Contains(all, "World)") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("goroutines are left:\n%s", all)
 		}
 	}
 }
