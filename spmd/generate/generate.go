@@ -29,14 +29,15 @@ type Options struct {
 
 // A Tokenizer turns text into tokens and back.
 type Tokenizer interface {
-	Encode(text string) []int32
-	// Decode returns the bytes of tokens; those that stand for no text give none.
-	Decode(ids []int32) []byte
+	// Encode appends the ids of text to dst.
+	Encode(dst []int32, text string) []int32
+	// Decode appends the bytes of ids to dst.
+	Decode(dst []byte, ids []int32) ([]byte, error)
 }
 
 // Text writes the continuation of prompt to w as it is generated. The model must be bound and s be idle.
 func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok Tokenizer, prompt string, o Options) (err error) {
-	ids := tok.Encode(prompt)
+	ids := tok.Encode(nil, prompt)
 	if len(ids) == 0 {
 		ids = []int32{o.EOD}
 	}
@@ -60,7 +61,11 @@ func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok To
 		if id == o.EOD {
 			return nil
 		}
-		if _, err := w.Write(tok.Decode([]int32{id})); err != nil {
+		text, err := tok.Decode(nil, []int32{id})
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(text); err != nil {
 			return err
 		}
 		if i+1 >= positions {

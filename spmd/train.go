@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"lockstep/collective"
+	"lockstep/kernels/cpu"
+	"lockstep/kernels/device"
+	"lockstep/spmd/config"
+	"lockstep/spmd/data"
+	"lockstep/spmd/generate"
+	"lockstep/spmd/monitor"
+	"lockstep/spmd/train"
+)
+
+// load reads the configuration and prints everything that is wrong with it.
+func (p *program) load(path string, overrides []string, world int) (*config.Config, config.LoadOptions, error) {
+	o := config.LoadOptions{Path: path, Overrides: overrides, World: world, Getenv: p.getenv, Goroot: p.goroot}
+	c, problems := config.Load(o)
+	if len(problems) > 0 {
+		fmt.Fprintln(p.stderr, strings.TrimRight(problems.String(), "\n"))
+		return nil, o, errReported
+	}
+	return c, o, nil
+}
+
+// train is one rank of a run.
+func (p *program) train(ctx context.Context, path string, overrides []string) (err error) {
+	place, err := p.place()
+	if err != nil {
+		return err
+	}
+	watchLifeline(place.LifelineFD)
+	c, load, err := p.load(path, overrides, place.Size)
+	if err != nil {
+		return err
+	}
+	dev, err := cpu.New(cpu.Options{Threads: threads(c.Device.Threads, place.LocalSize)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	layout, err := train.NewLayout(dev, c, place.Rank, place.Size)
+	if err != nil {
+		return err
+	}
+	log, closeLog, err := p.openLog(c, place)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLog()) }()
+	world, err := join(ctx, c, place, dev, log)
+	if err != nil {
+		return err
+	}
+	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, log: log}
+	err = run.train(ctx)
+	if err != nil {
+		log.Error("the run failed", "error", err)
+		world.Abort(err)
+	}
+	return errors.Join(err, world.Close())
+}
+
+// threads returns the number of threads of one of n ranks on this host: as configured, or a fair share of the cores.
+func threads(configured, ranks int) int {
+	if configured > 0 {
+		return configured
+	}
+	return max(1, runtime.NumCPU()/ranks)
+}
+
+// join makes this process a rank of its job. The ranks must agree on the program, the arithmetic and the configuration.
+func join(ctx context.Context, c *config.Config, place collective.Place, dev *cpu.Device, log *slog.Logger) (*collective.World, error) {
+	var secret []byte
+	var err error
+	if place.SecretFD != 0 {
+		if secret, err = collective.ReadSecret(place.SecretFD); err != nil {
+			return nil, err
+		}
+	}
+	return collective.Join(ctx, collective.Options{
+		Place: place, Secret: secret, Timeout: c.Collective.Timeout, NewStream: dev.NewStream, Log: log,
+		Facts: map[string]string{"version": version, "kernels": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
+	})
+}
+
+// openLog makes output_dir and returns the rank's log, which goes to its file and, on rank 0, to standard error.
+func (p *program) openLog(c *config.Config, place collective.Place) (*slog.Logger, func() error, error) {
+	dir := filepath.Join(c.Run.OutputDir, "logs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("rank-%05d.log", place.Rank)), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
+	}
+	handler := slog.Handler(slog.NewTextHandler(f, nil))
+	return slog.New(handler), f.Close, nil
+}
+
+// A rank is one process of a run, with everything it has opened.
+type rank struct {
+	*program
+	config *config.Config
+	load   config.LoadOptions
+	place  collective.Place
+	device *cpu.Device
+	world  *collective.World
+	layout *train.Layout
+	log    *slog.Logger
+}
+
+// train runs the configuration from its start or its last checkpoint to its end.
+func (r *rank) train(ctx context.Context) (err error) {
+	stream := r.device.NewInlineStream("compute")
+	sinks, err := r.sinks()
+	if err != nil {
+		return err
+	}
+	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, Stream: stream, World: r.world,
+		SumFloat32: cpu.SumFloat32, Sinks: sinks, Log: r.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	if r.place.Rank == 0 {
+		if err := r.describe(t); err != nil {
+			return err
+		}
+	}
+	if err := t.Run(ctx); err != nil {
+		return err
+	}
+	if r.place.Rank == 0 && t.Done() {
+		return r.sample(stream)
+	}
+	return nil
+}
+
+// describe prints what the run comes to and writes the resolved configuration.
+func (r *rank) describe(t *train.Trainer) error {
+	for _, note := range r.config.Notes {
+		fmt.Fprintln(r.stdout, "note:", note)
+	}
+	fmt.Fprintf(r.stdout, "%-11s%s\n", "device", r.device.Name())
+	r.layout.Describe(r.stdout)
+	t.DescribeData(r.stdout)
+	return os.WriteFile(filepath.Join(r.config.Run.OutputDir, "config.resolved.toml"), r.config.Resolved(), 0o644)
+}
+
+// sinks returns where rank 0's records go.
+func (r *rank) sinks() ([]monitor.Sink, error) {
+	if r.place.Rank != 0 {
+		return nil, nil
+	}
+	return nil, nil
+}
+
+// sample prints what the trained model makes of monitor.sample_prompt.
+func (r *rank) sample(stream device.Stream) error {
+	m := r.config.Monitor
+	if m.SampleTokens == 0 || r.config.Data.Tokenizer != "bytes" {
+		return nil
+	}
+	fmt.Fprintf(r.stdout, "\nA sample of %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
+	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, data.ByteTokenizer{}, m.SamplePrompt,
+		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: data.EndOfDocument})
+	fmt.Fprintln(r.stdout)
+	return err
+}
+
+var _ = time.Now
+var _ io.Writer

@@ -1,0 +1,47 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/data"
+)
+
+// modelDir is where the trained model goes.
+func (t *Trainer) modelDir() string { return filepath.Join(t.Config.Run.OutputDir, "model") }
+
+// export writes the trained model as a Hugging Face directory, on rank 0; all ranks return when it is there.
+func (t *Trainer) export(ctx context.Context) error {
+	if t.Mesh.Rank == 0 {
+		if err := t.writeModel(); err != nil {
+			return fmt.Errorf("writing the trained model: %w", err)
+		}
+		t.Log.Info("the trained model is written", "to", t.modelDir())
+	}
+	return t.data.Barrier(context.WithoutCancel(ctx))
+}
+
+func (t *Trainer) writeModel() error {
+	values, err := t.read(t.placed.weights)
+	if err != nil {
+		return err
+	}
+	m := checkpoint.Model{Config: t.Config.Architecture.JSON(), Files: map[string][]byte{}}
+	for _, p := range t.Model.Parameters {
+		from := p.Weight.Offset - t.placed.weights.Offset
+		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape,
+			Data: safetensors.Bytes(values[from : from+p.Weight.Bytes()])})
+	}
+	if t.Config.Data.Tokenizer == "bytes" {
+		if m.Files["tokenizer.json"], err = data.TokenizerJSON(); err != nil {
+			return err
+		}
+		if m.Files["tokenizer_config.json"], err = data.TokenizerConfigJSON(); err != nil {
+			return err
+		}
+	}
+	return checkpoint.WriteModel(t.modelDir(), m)
+}

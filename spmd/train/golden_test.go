@@ -1,0 +1,175 @@
+package train_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"lockstep/collective"
+	"lockstep/kernels"
+	"lockstep/kernels/cpu"
+	"lockstep/kernels/deferred"
+	"lockstep/kernels/device"
+	"lockstep/spmd/config"
+	"lockstep/spmd/monitor"
+	"lockstep/spmd/train"
+)
+
+// The golden runs were made with PyTorch and Transformers by reference.py; testdata/golden/README.md has the commands.
+
+// goldenConfig is the configuration of the golden runs; %s are the model's directory, the data's prefix, the output.
+const goldenConfig = `
+[run]
+output_dir = %q
+[model]
+path = %q
+[data]
+format = "megatron"
+paths = [%q]
+sequence_length = 45
+shuffle = false
+[train]
+steps = 24
+global_batch_size = 8
+micro_batch_size = 2
+clip_grad_norm = 0.5
+[optimizer]
+lr = 3e-3
+[lr_schedule]
+warmup_steps = 5
+min_lr = 3e-4
+`
+
+// curve is what reference.py writes.
+type curve struct {
+	Steps []struct {
+		Loss     float64 `json:"loss"`
+		GradNorm float64 `json:"grad_norm"`
+		LR       float64 `json:"lr"`
+	} `json:"steps"`
+}
+
+// memorySink keeps the records of a run.
+type memorySink struct {
+	steps       []monitor.Step
+	validations []monitor.Validation
+}
+
+func (m *memorySink) Step(s monitor.Step) error { m.steps = append(m.steps, s); return nil }
+
+func (m *memorySink) Validation(v monitor.Validation) error {
+	m.validations = append(m.validations, v)
+	return nil
+}
+
+func (m *memorySink) Close() error { return nil }
+
+// loadConfig writes and loads a configuration.
+func loadConfig(t *testing.T, text string, world int, overrides ...string) (*config.Config, config.LoadOptions) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o := config.LoadOptions{Path: path, World: world, Overrides: overrides, Getenv: func(string) string { return "" }}
+	c, problems := config.Load(o)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	return c, o
+}
+
+func goldenText(t *testing.T, family string) string {
+	return fmt.Sprintf(goldenConfig, filepath.Join(t.TempDir(), "out"), "testdata/golden/"+family, "testdata/golden/corpus")
+}
+
+// runAlone trains a configuration on one rank and returns its records.
+func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kernels.Device, s device.Stream) *memorySink {
+	t.Helper()
+	world, err := collective.Join(context.Background(), collective.Options{Place: collective.Place{Size: 1, LocalSize: 1}, NewStream: dev.NewStream})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer world.Close()
+	sink := &memorySink{}
+	layout, err := train.NewLayout(dev, c, 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32,
+		Sink: sink, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	if err := tr.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return sink
+}
+
+// checkCurve holds a run against the reference.
+func checkCurve(t *testing.T, family string, got []monitor.Step) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/golden/" + family + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want curve
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want.Steps) {
+		t.Fatalf("%d steps, want %d", len(got), len(want.Steps))
+	}
+	worst := [3]float64{}
+	for i, w := range want.Steps {
+		for k, v := range [3][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR}} {
+			d := math.Abs(v[0]-v[1]) / max(math.Abs(v[1]), 1e-12)
+			if v[1] == 0 {
+				d = math.Abs(v[0])
+			}
+			worst[k] = max(worst[k], d)
+			if limit := [3]float64{2e-5, 2e-4, 1e-15}[k]; !(d <= limit) {
+				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, [3]string{"loss", "grad_norm", "lr"}[k], v[0], v[1], d)
+			}
+		}
+	}
+	t.Logf("worst relative differences: loss %.1e, grad_norm %.1e, lr %.1e", worst[0], worst[1], worst[2])
+}
+
+var families = []string{"llama", "qwen2", "qwen3"}
+
+func TestGolden(t *testing.T) {
+	for _, family := range families {
+		for _, set := range cpu.KernelSets() {
+			t.Run(family+"/"+set, func(t *testing.T) {
+				dev, err := cpu.New(cpu.Options{Threads: 2, KernelSet: set})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dev.Close()
+				c, load := loadConfig(t, goldenText(t, family), 1)
+				sink := runAlone(t, c, load, dev, dev.NewInlineStream("compute"))
+				checkCurve(t, family, sink.steps)
+			})
+		}
+	}
+}
+
+// TestGoldenDeferred trains on the device that faults on a host read and on a missing synchronisation.
+func TestGoldenDeferred(t *testing.T) {
+	dev, err := deferred.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	c, load := loadConfig(t, goldenText(t, "qwen3"), 1)
+	sink := runAlone(t, c, load, dev, dev.NewStream("compute"))
+	checkCurve(t, "qwen3", sink.steps)
+}

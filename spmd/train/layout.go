@@ -1,0 +1,186 @@
+// Package train is the one place where everything meets: it lays a run out in memory, makes the training step, and keeps
+// the run's files. Read step.go first.
+package train
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+	"lockstep/spmd/config"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/model"
+	"lockstep/spmd/optim"
+	"lockstep/spmd/pipeline"
+)
+
+// A Layout is what a configuration comes to on one rank: who does what, and how much memory it takes. It is a function of
+// the configuration and the number of ranks alone and allocates nothing.
+type Layout struct {
+	Config *config.Config
+	Mesh   mesh.Mesh
+	Model  *model.Model
+	Size   model.Size // of a micro batch
+
+	// MicroBatches is M, those of the step; MyMicroBatches the number of this rank's.
+	MicroBatches, MyMicroBatches int
+	// Lanes is the number of gradient lanes, 1 per rank where the order of the sum may depend on the layout.
+	Lanes int
+	// Memory is what the rank allocates.
+	Memory Memory
+
+	actions []pipeline.Action
+	report  pipeline.Report
+	lanes   []pipeline.LaneStep
+	buffers int // gradient buffers
+}
+
+// Memory is the size of what a rank allocates, in bytes.
+type Memory struct {
+	// Weights, Optimizer and Gradients are fixed; Activations holds the records of the micro batches in flight, Scratch
+	// what lives within one layer's call.
+	Weights, Optimizer, Gradients, Activations, Scratch int
+}
+
+// Total returns the sum.
+func (m Memory) Total() int { return m.Weights + m.Optimizer + m.Gradients + m.Activations + m.Scratch }
+
+// NewLayout computes the layout of a rank of a world. The operators are asked for the sizes of their workspaces only.
+func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, error) {
+	p := c.Parallel
+	others := p.Tensor * p.Pipeline * p.Context
+	grid, err := mesh.New(rank, p.Tensor, p.Context, world/others, p.Pipeline)
+	if err != nil {
+		return nil, err
+	}
+	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture),
+		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength},
+		MicroBatches: c.MicroBatches(), Lanes: c.Run.GradientLanes}
+	data := grid.Size(mesh.Data)
+	if c.Run.Deterministic != "layout" {
+		l.Lanes = data
+	}
+	l.MyMicroBatches = l.MicroBatches / data
+	if l.lanes, l.buffers, err = pipeline.Lanes(l.MicroBatches, l.Lanes, grid.Coordinate(mesh.Data), data); err != nil {
+		return nil, err
+	}
+	schedule := pipeline.OneFOneB(grid.Size(mesh.Pipeline), l.MyMicroBatches)
+	if l.report, err = pipeline.Simulate(schedule, grid.Size(mesh.Pipeline), l.MyMicroBatches); err != nil {
+		return nil, err
+	}
+	l.actions = schedule[grid.Coordinate(mesh.Pipeline)]
+	return l, l.measure(k)
+}
+
+// arenas are the parts of a rank's memory, in the order in which they lie in its one allocation.
+type arenas struct{ fixed, gradients, saved, scratch *kernels.Arena }
+
+// placed is everything of a run that lies in the arenas.
+type placed struct {
+	weights   kernels.Tensor // [WeightElements]
+	optimizer *optim.AdamW
+	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
+	report    kernels.Tensor   // [data ranks, micro batches per rank + 1] Float64
+	cos, sin  kernels.Tensor   // [T,D]
+	executor  *pipeline.Executor
+}
+
+// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
+func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor) (*placed, error) {
+	p := &placed{}
+	c := l.Config
+	p.weights = a.fixed.Tensor(device.Float32, l.Model.WeightElements())
+	p.optimizer = optim.NewAdamW(l.Model, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
+		WeightDecay: c.Optimizer.WeightDecay, ClipGradNorm: c.Train.ClipGradNorm}, a.fixed)
+	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.MyMicroBatches+1)
+	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
+	p.buffers = []kernels.Tensor{sum}
+	for range l.buffers - 1 {
+		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements()))
+	}
+	delayed := a.scratch
+	if l.report.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
+		delayed = a.saved
+	}
+	chunk := l.Model.Chunk(0, len(l.Model.Layers))
+	stages := map[int]*pipeline.Stage{0: {Chunk: chunk, Lanes: l.lanes, Buffers: p.buffers}}
+	context := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
+	var err error
+	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
+		Actions: l.actions, MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
+		Hidden: c.Architecture.HiddenSize, Size: l.Size,
+	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
+	return p, err
+}
+
+// measure places the run in arenas without memory and notes their sizes.
+func (l *Layout) measure(k kernels.Device) error {
+	a := arenas{new(kernels.Arena), new(kernels.Arena), new(kernels.Arena), new(kernels.Arena)}
+	p, err := l.place(k, nil, a, kernels.Tensor{})
+	if err != nil {
+		return err
+	}
+	l.Memory = Memory{
+		Weights: p.weights.Bytes(), Optimizer: a.fixed.Bytes() - p.weights.Bytes(),
+		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
+		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
+	}
+	return nil
+}
+
+// gradientBytes returns the size of one gradient buffer.
+func (l *Layout) gradientBytes() int { return l.Model.GradientElements() * device.Float32.Size() }
+
+// arenas cuts the rank's one private allocation.
+func (l *Layout) arenas(storage *device.Storage) arenas {
+	m := l.Memory
+	fixed := kernels.NewArena(storage)
+	gradients := fixed.After(m.Weights + m.Optimizer)
+	saved := gradients.After(m.Gradients - l.gradientBytes())
+	return arenas{fixed, gradients, saved, saved.After(m.Activations)}
+}
+
+// privateBytes returns the size of the rank's one private allocation.
+func (l *Layout) privateBytes() int { return l.Memory.Total() - l.gradientBytes() }
+
+// Describe prints the arithmetic of the run: how the batch is made up, the model's size, each rank's memory.
+func (l *Layout) Describe(w io.Writer) {
+	c, a := l.Config, l.Config.Architecture
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-11s%s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("model", "%s, %d layers, hidden %d, %d heads (%d key-value) of %d, vocabulary %s: %s parameters", a.Family, a.NumHiddenLayers,
+		a.HiddenSize, a.NumAttentionHeads, a.NumKeyValueHeads, a.HeadDim, count(a.VocabSize), count(l.Model.NumParameters()))
+	line("mesh", "%v", l.Mesh)
+	data := l.Mesh.Size(mesh.Data)
+	line("batch", "%d per micro batch x %d accumulated x %d ranks = %d samples x %d tokens = %s tokens per step",
+		c.Train.MicroBatchSize, l.MyMicroBatches, data, c.Train.GlobalBatchSize, l.Size.Sequence, count(int(c.TokensPerStep())))
+	if c.Run.Mode != "evaluate" {
+		line("run", "%d steps x %s = %s tokens", c.Train.Steps, count(int(c.TokensPerStep())), count(c.Train.Steps*int(c.TokensPerStep())))
+	}
+	promise := map[string]string{
+		"layout": fmt.Sprintf("the same bits on up to %d data ranks, with any number of threads", l.Lanes),
+		"run":    "the same bits for a repeat on the same ranks", "off": "no promise of equal bits",
+	}
+	line("numbers", "%s, %s", c.Train.DType, promise[c.Run.Deterministic])
+	m := l.Memory
+	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%d buffers), activations %s, scratch %s", megabytes(m.Total()),
+		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), l.buffers, megabytes(m.Activations), megabytes(m.Scratch))
+}
+
+// count writes a number with separators: 1,234,567.
+func count(n int) string {
+	digits := fmt.Sprint(n)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+func megabytes(n int) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

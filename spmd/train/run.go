@@ -1,0 +1,162 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"lockstep/kernels/device"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/monitor"
+)
+
+// Run trains to train.steps, or evaluates. It ends early, with a checkpoint, after run.stop_step and when ctx is done on any
+// rank: all ranks stop after the same step.
+func (t *Trainer) Run(ctx context.Context) error {
+	if t.Config.Run.Mode == "evaluate" {
+		_, err := t.validate(0)
+		return err
+	}
+	c := t.Config
+	if t.next >= c.Train.Steps {
+		t.Log.Info("the run is already at train.steps; nothing is left to train", "step", t.next)
+		return t.finish(ctx, false)
+	}
+	if t.validation != nil && t.next == 0 {
+		if _, err := t.validate(0); err != nil { // where the curve begins
+			return err
+		}
+	}
+	for t.next < c.Train.Steps {
+		row, stopped, err := t.step(t.next, ctx.Err() != nil)
+		if err != nil {
+			return err
+		}
+		t.next++
+		if err := t.report(func(s monitor.Sink) error { return s.Step(row) }); err != nil {
+			return err
+		}
+		if every := c.Data.ValidationInterval; every > 0 && t.next%every == 0 && t.next < c.Train.Steps {
+			if _, err := t.validate(t.next); err != nil {
+				return err
+			}
+		}
+		if stopped || t.next == c.Run.StopStep && t.next < c.Train.Steps {
+			return t.stop(stopped)
+		}
+		if every := c.Checkpoint.Interval; every > 0 && t.next%every == 0 && t.next < c.Train.Steps {
+			if err := t.save(c.Checkpoint.Async); err != nil {
+				return err
+			}
+		}
+	}
+	return t.finish(ctx, true)
+}
+
+// stop ends the run early, resumable.
+func (t *Trainer) stop(told bool) error {
+	if err := t.save(false); err != nil {
+		return err
+	}
+	why := "run.stop_step is reached"
+	if told {
+		why = "the run was told to stop"
+	}
+	t.Log.Info(why+"; the same command goes on from here", "step", t.next)
+	return nil
+}
+
+// finish validates, saves the last checkpoint and writes the trained model. trained is false where nothing was trained:
+// then only a model that is missing is written.
+func (t *Trainer) finish(ctx context.Context, trained bool) error {
+	if !trained && exists(filepath.Join(t.modelDir(), "config.json")) {
+		return nil
+	}
+	if trained {
+		if t.validation != nil {
+			if _, err := t.validate(t.next); err != nil {
+				return err
+			}
+		}
+		if err := t.save(false); err != nil {
+			return err
+		}
+	}
+	return t.export(ctx)
+}
+
+// validate computes the mean loss over the validation batches, in micro batches that the data ranks share.
+func (t *Trainer) validate(step int) (float64, error) {
+	batches := max(1, int(t.validation.Samples())/t.Config.Train.GlobalBatchSize)
+	if limit := t.Config.Data.ValidationBatches; limit > 0 {
+		batches = min(batches, limit)
+	}
+	total := 0.0
+	for b := range batches {
+		loss, err := t.validateBatch(b)
+		if err != nil {
+			return 0, err
+		}
+		total += loss
+	}
+	mean := total / float64(batches)
+	v := monitor.Validation{Step: step, Loss: mean}
+	return mean, t.report(func(s monitor.Sink) error { return s.Validation(v) })
+}
+
+// validateBatch returns the mean loss of one batch of global_batch_size samples.
+func (t *Trainer) validateBatch(batch int) (float64, error) {
+	first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
+	load := func(microBatch int, ids, labels []int32) error {
+		return t.validation.Batch(batch, first+microBatch, t.MicroBatches, ids, labels)
+	}
+	losses := t.placed.executor.Losses()
+	for m := range t.MyMicroBatches {
+		if err := t.placed.executor.Evaluate(load, m, losses.Narrow(0, m, m+1)); err != nil {
+			return 0, err
+		}
+	}
+	t.Stream.Wait(t.shareReport(false))
+	loss, _, err := t.readReport(float64(t.Config.TokensPerStep()))
+	return loss, err
+}
+
+// report hands a record to the sink of rank 0.
+func (t *Trainer) report(to func(monitor.Sink) error) error {
+	if t.Mesh.Rank != 0 {
+		return nil
+	}
+	if err := to(t.Sink); err != nil {
+		return fmt.Errorf("reporting step %d: %w", t.next, err)
+	}
+	return nil
+}
+
+// read returns the bytes of a dense tensor.
+func (t *Trainer) read(x interface {
+	Region() device.Region
+	Bytes() int
+}) ([]byte, error) {
+	out := make([]byte, x.Bytes())
+	return out, t.Device.Read(t.Stream, out, x.Region())
+}
+
+// Done reports whether the run is at train.steps.
+func (t *Trainer) Done() bool {
+	return t.Config.Run.Mode != "evaluate" && t.next >= t.Config.Train.Steps
+}
+
+// DescribeData prints what the run trains and validates on, and where it goes on from.
+func (t *Trainer) DescribeData(w io.Writer) {
+	if t.training != nil {
+		epochs := float64(t.Config.Train.Steps) * float64(t.Config.Train.GlobalBatchSize) / float64(t.training.Samples())
+		fmt.Fprintf(w, "%-11s%s; %.2f epochs\n", "data", t.training.Summary(), epochs)
+	}
+	if t.validation != nil {
+		fmt.Fprintf(w, "%-11s%s\n", "validation", t.validation.Summary())
+	}
+	if t.resumedAt > 0 {
+		fmt.Fprintf(w, "%-11sthe run goes on after step %d\n", "resume", t.resumedAt)
+	}
+}

@@ -1,0 +1,215 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"lockstep/kernels"
+	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/model"
+)
+
+// The state of a run is the weights and the optimizer's two moments, each a flat buffer; a checkpoint holds them parameter
+// by parameter under these prefixes and the Hugging Face name.
+func (t *Trainer) state() map[string]kernels.Tensor {
+	return map[string]kernels.Tensor{
+		"weight/":     t.placed.weights,
+		"exp_avg/":    t.placed.optimizer.FirstMoment,
+		"exp_avg_sq/": t.placed.optimizer.SecondMoment,
+	}
+}
+
+// prefixes lists the keys of state in the order in which they are saved.
+var prefixes = []string{"weight/", "exp_avg/", "exp_avg_sq/"}
+
+// descriptive lists keys of config.json that say where a model comes from and change no number.
+var descriptive = []string{"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+// newRecord lists what decides the run's numbers. A run resumes only from a checkpoint whose record equals its own.
+func newRecord(t *Trainer) (checkpoint.Record, error) {
+	c := t.Config
+	if c.Run.Mode == "evaluate" {
+		return nil, nil
+	}
+	fingerprint, err := t.training.Fingerprint()
+	if err != nil {
+		return nil, fmt.Errorf("data.paths: %w", err)
+	}
+	r := checkpoint.Record{{Key: "data.paths (contents)", Value: fingerprint}}
+	add := func(key string, value any) { r = append(r, checkpoint.Entry{Key: key, Value: fmt.Sprint(value)}) }
+	var architecture map[string]json.RawMessage
+	if err := json.Unmarshal(c.Architecture.JSON(), &architecture); err != nil {
+		return nil, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(architecture)) {
+		if !slices.Contains(descriptive, key) {
+			var value bytes.Buffer
+			if err := json.Compact(&value, architecture[key]); err != nil {
+				return nil, err
+			}
+			add("model."+key, value.String())
+		}
+	}
+	add("run.seed", c.Run.Seed)
+	add("run.deterministic", c.Run.Deterministic)
+	add("run.gradient_lanes", t.Lanes)
+	add("device.kernels", t.Device.KernelSet())
+	add("data.sequence_length", c.Data.SequenceLength)
+	add("data.shuffle", c.Data.Shuffle)
+	add("train.steps", c.Train.Steps)
+	add("train.global_batch_size", c.Train.GlobalBatchSize)
+	add("train.micro_batch_size", c.Train.MicroBatchSize)
+	add("train.clip_grad_norm", c.Train.ClipGradNorm)
+	add("train.dtype", c.Train.DType)
+	add("optimizer.type", c.Optimizer.Type)
+	add("optimizer.lr", c.Optimizer.LR)
+	add("optimizer.betas", c.Optimizer.Betas)
+	add("optimizer.eps", c.Optimizer.Eps)
+	add("optimizer.weight_decay", c.Optimizer.WeightDecay)
+	add("lr_schedule.type", c.LRSchedule.Type)
+	add("lr_schedule.warmup_steps", c.LRSchedule.WarmupSteps)
+	add("lr_schedule.min_lr", c.LRSchedule.MinLR)
+	add("lr_schedule.num_cycles", c.LRSchedule.NumCycles)
+	add("lr_schedule.power", c.LRSchedule.Power)
+	add("lr_schedule.decay_steps", c.LRSchedule.DecaySteps)
+	return r, nil
+}
+
+// save writes a checkpoint of the state after t.next steps, on rank 0. In the background it only waits for the copy.
+func (t *Trainer) save(background bool) error {
+	if t.Mesh.Rank != 0 {
+		return nil
+	}
+	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
+	for _, prefix := range prefixes {
+		flat := t.state()[prefix]
+		values, err := t.read(flat)
+		if err != nil {
+			return err
+		}
+		for _, p := range t.Model.Parameters {
+			part := t.Model.Slice(flat, p)
+			from := part.Offset - flat.Offset
+			snapshot.Tensors = append(snapshot.Tensors, checkpoint.Tensor{Name: prefix + p.Name, DType: part.DType, Shape: p.Shape,
+				Data: values[from : from+part.Bytes()]})
+		}
+	}
+	if background {
+		t.store.SaveAsync(snapshot)
+		return nil
+	}
+	if err := t.store.Wait(); err != nil {
+		return err
+	}
+	return t.store.Save(context.Background(), snapshot)
+}
+
+// checkpointDir is where the run's checkpoints are.
+func (t *Trainer) checkpointDir() string {
+	return filepath.Join(t.Config.Run.OutputDir, "checkpoints")
+}
+
+// resume loads the state to go on from, if there is one: all ranks that of the same step, which rank 0 chooses.
+func (t *Trainer) resume() (bool, error) {
+	if t.Config.Run.Mode == "evaluate" {
+		return false, nil
+	}
+	loaded, err := t.chooseCheckpoint()
+	if err != nil || loaded == nil {
+		return false, err
+	}
+	defer loaded.Close()
+	if err := t.compare(loaded); err != nil {
+		return false, err
+	}
+	for prefix, flat := range t.state() {
+		for _, p := range t.Model.Parameters {
+			if err := t.restore(loaded, prefix, t.Model.Slice(flat, p), p); err != nil {
+				return false, err
+			}
+		}
+	}
+	t.next, t.resumedAt = loaded.Step, loaded.Step
+	t.Log.Info("the run goes on from a checkpoint", "step", loaded.Step, "from", loaded.Dir)
+	return true, t.Stream.Synchronize()
+}
+
+// restore writes one tensor of a checkpoint to its place.
+func (t *Trainer) restore(from *checkpoint.Loaded, prefix string, to kernels.Tensor, p *model.Parameter) error {
+	saved, ok := from.Tensor(prefix + p.Name)
+	if !ok || saved.DType != to.DType || !slices.Equal(saved.Shape, p.Shape) {
+		return fmt.Errorf("%s does not hold %s%s as %v; give a checkpoint of this model", from.Dir, prefix, p.Name, to)
+	}
+	t.Device.Write(t.Stream, to.Region(), saved.Data)
+	return nil
+}
+
+// chooseCheckpoint returns the checkpoint to go on from, nil for a new run. Rank 0 verifies and chooses; the others follow.
+func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
+	dir, named := t.checkpointDir(), t.Config.Checkpoint.Resume
+	var loaded *checkpoint.Loaded
+	choice := "none"
+	if t.Mesh.Rank == 0 {
+		var err error
+		switch named {
+		case "auto":
+			loaded, err = t.store.Newest()
+		case "none":
+			err = checkpoint.ErrNone
+		default:
+			loaded, err = checkpoint.LoadDir(named)
+		}
+		switch {
+		case err == nil:
+			choice = strconv.Itoa(loaded.Step)
+		case !errors.Is(err, checkpoint.ErrNone):
+			return nil, &ConfigurationError{Key: "checkpoint.resume", Err: err}
+		}
+	}
+	choices, err := t.data.GatherBytes(context.Background(), []byte(choice))
+	if err != nil || string(choices[0]) == "none" || t.Mesh.Rank == 0 {
+		return loaded, err
+	}
+	if named != "auto" {
+		return checkpoint.LoadDir(named)
+	}
+	step, err := strconv.Atoi(string(choices[0]))
+	if err != nil {
+		return nil, fmt.Errorf("rank 0 chose the checkpoint of step %q: %w", choices[0], err)
+	}
+	return checkpoint.OpenReadOnly(dir, t.Log).Load(step)
+}
+
+// compare refuses a checkpoint of a run that differs in what decides the numbers. Only train.steps may have grown.
+func (t *Trainer) compare(loaded *checkpoint.Loaded) error {
+	var lines []string
+	for _, d := range checkpoint.CompareRecords(loaded.Record, t.record) {
+		if d.Key == "train.steps" {
+			was, err := strconv.Atoi(d.Saved)
+			if err == nil && t.Config.Train.Steps > was {
+				t.Log.Info("train.steps has grown: the learning rate follows the new schedule from here", "was", was, "now", t.Config.Train.Steps)
+				continue
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s was %s, now %s", d.Key, d.Saved, d.Now))
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return &ConfigurationError{Key: "checkpoint.resume", Err: fmt.Errorf("the run in %s has other numbers: %s; restore the old values, or choose another run.output_dir",
+		loaded.Dir, strings.Join(lines, "; "))}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

@@ -1,0 +1,96 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"lockstep/kernels/device"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/monitor"
+)
+
+// step makes training step i, counted from 0: fetch, forward and backward, reduce, clip, update, log. Everything is enqueued
+// without waiting; the host waits once, when it reads the numbers to log.
+func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err error) {
+	started := time.Now()
+	k, s, gradients := t.Device, t.Stream, t.placed.buffers[0]
+	lr := t.schedule.LR(i)
+
+	// Forward and backward: the schedule's actions, micro batch by micro batch. The loss is the mean over the step's label
+	// tokens, so each token's gradient is scaled by one over their number.
+	if err := t.placed.executor.Run(t.loader(i), 1/float64(t.Config.TokensPerStep())); err != nil {
+		return row, false, err
+	}
+
+	// Reduce: the data ranks add their gradients in the aligned tree and exchange their losses.
+	reduced := t.data.AllReduce(gradients.Region(), t.sum, s.Record())
+	s.Wait(t.shareReport(stop))
+	s.Wait(reduced)
+	t.Model.MergeUses(k, s, gradients)
+
+	// Clip and update: the factor and the all-finite flag stay on the device.
+	t.placed.optimizer.Clip(k, s, gradients)
+	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
+
+	// Log: the only reads of the step.
+	loss, stopped, err := t.readReport(float64(t.Config.TokensPerStep()))
+	if err != nil {
+		return row, false, err
+	}
+	norm, err := t.readNorm()
+	if err != nil {
+		return row, false, err
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return row, false, fmt.Errorf("step %d: the loss is %g and the gradient norm %g; the weights are still those of step %d: "+
+			"lower optimizer.lr, lengthen lr_schedule.warmup_steps, or look at this step's data", i+1, loss, norm, i)
+	}
+	return monitor.Step{Step: i + 1, Steps: t.Config.Train.Steps, Loss: loss, GradNorm: norm, LR: lr,
+		Tokens: t.Config.TokensPerStep(), Time: time.Since(started)}, stopped, nil
+}
+
+// loader returns what fills this rank's micro batches of step i.
+func (t *Trainer) loader(i int) func(microBatch int, ids, labels []int32) error {
+	first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
+	return func(microBatch int, ids, labels []int32) error {
+		return t.training.Batch(i, first+microBatch, t.MicroBatches, ids, labels)
+	}
+}
+
+// shareReport exchanges the losses of the ranks' micro batches, and whether a rank was told to stop.
+func (t *Trainer) shareReport(stop bool) device.Event {
+	me, n := t.Mesh.Coordinate(mesh.Data), t.MyMicroBatches
+	mine := t.placed.report.Narrow(0, me, me+1).Reshape(n + 1)
+	t.Device.Copy(t.Stream, mine.Narrow(0, 0, n), t.placed.executor.Losses())
+	flag := []float64{0}
+	if stop {
+		flag[0] = 1
+	}
+	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(flag))
+	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
+}
+
+// readReport returns the mean loss: the sums of all micro batches, added in their order in float64, over the label tokens.
+// stop is true when any rank was told to stop, so that all stop after the same step.
+func (t *Trainer) readReport(labels float64) (loss float64, stop bool, err error) {
+	values := make([]float64, t.placed.report.Len())
+	if err := t.Device.Read(t.Stream, device.BytesOf(values), t.placed.report.Region()); err != nil {
+		return 0, false, err
+	}
+	width := t.MyMicroBatches + 1
+	for at := 0; at < len(values); at += width {
+		for _, v := range values[at : at+width-1] {
+			loss += v
+		}
+		stop = stop || values[at+width-1] != 0
+	}
+	return loss / labels, stop, nil
+}
+
+// readNorm returns the gradients' global norm before clipping.
+func (t *Trainer) readNorm() (float64, error) {
+	var clip [3]float64
+	err := t.Device.Read(t.Stream, device.BytesOf(clip[:]), t.placed.optimizer.Norm().Region())
+	return clip[0], err
+}

@@ -1,0 +1,199 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"lockstep/collective"
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/config"
+	"lockstep/spmd/data"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/monitor"
+	"lockstep/spmd/optim"
+)
+
+// Options are what a Trainer works with. The caller owns the device, the stream and the world.
+type Options struct {
+	// Load is how the configuration was loaded; data paths are resolved alike.
+	Load   config.LoadOptions
+	Device kernels.Device
+	// Stream runs the rank's computation.
+	Stream device.Stream
+	World  *collective.World
+	// SumFloat32 folds float32 gradients, see collective.Reduction.
+	SumFloat32 func(dst, src [][]byte)
+	// Sink receives the record of each step, on rank 0.
+	Sink monitor.Sink
+	Log  *slog.Logger
+}
+
+// A Trainer is one rank's part of a run.
+type Trainer struct {
+	*Layout
+	Options
+	schedule *optim.Schedule
+	sum      collective.Reduction
+	data     collective.Group
+	storage  []*device.Storage
+	placed   *placed
+
+	training   *data.Dataset
+	validation *data.Dataset // nil where there is none
+	record     checkpoint.Record
+	store      *checkpoint.Store
+
+	next      int // the step to make, from 0
+	resumedAt int // the step that the run was resumed after, 0 for a new run
+}
+
+// New opens the data and the checkpoints, lays the run out in memory and fills it: from the newest sound checkpoint, from
+// the model's weights, or at random. Close releases everything.
+func New(l *Layout, o Options) (t *Trainer, err error) {
+	t = &Trainer{Layout: l, Options: o, sum: collective.Reduction{DType: device.Float32, Fold: o.SumFloat32}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if err := t.openData(); err != nil {
+		return t, err
+	}
+	if l.Config.Run.Mode != "evaluate" {
+		if t.schedule, err = optim.NewSchedule(l.Config.Schedule()); err != nil {
+			return t, &ConfigurationError{Key: "lr_schedule.type", Err: err}
+		}
+	}
+	if l.Config.Run.Mode != "evaluate" && l.Mesh.Rank == 0 {
+		if t.store, err = checkpoint.Open(t.checkpointDir(), l.Config.Checkpoint.Keep, o.Log); err != nil {
+			return t, err
+		}
+	}
+	if t.data, err = o.World.NewGroup("data", l.Mesh.Group(mesh.Data)); err != nil {
+		return t, err
+	}
+	if err := t.allocate(); err != nil {
+		return t, err
+	}
+	if t.record, err = newRecord(t); err != nil {
+		return t, err
+	}
+	return t, t.fill()
+}
+
+// openData opens the data sets.
+func (t *Trainer) openData() (err error) {
+	if t.Config.Run.Mode != "evaluate" {
+		if t.training, err = data.Open(t.Config.TrainingData(t.Load)); err != nil {
+			return fmt.Errorf("data.paths: %w", err)
+		}
+	}
+	if o, ok := t.Config.ValidationData(t.Load); ok {
+		if t.validation, err = data.Open(o); err != nil {
+			return fmt.Errorf("validation data: %w", err)
+		}
+	}
+	return nil
+}
+
+// allocate takes the rank's memory: one private allocation, and the gradients that the ranks exchange.
+func (t *Trainer) allocate() error {
+	exchanged, err := t.World.Alloc(t.gradientBytes(), t.Device)
+	if err != nil {
+		return fmt.Errorf("memory for gradients: %w", err)
+	}
+	t.storage = append(t.storage, exchanged)
+	private, err := t.Device.Alloc(t.privateBytes())
+	if err != nil {
+		return fmt.Errorf("memory for the model: %w", err)
+	}
+	t.storage = append(t.storage, private)
+	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements())
+	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum); err != nil {
+		return err
+	}
+	cos, sin := t.Config.Architecture.RoPE.Tables(t.Size.Sequence, t.Config.Architecture.HeadDim)
+	t.Device.Write(t.Stream, t.placed.cos.Region(), device.BytesOf(cos))
+	t.Device.Write(t.Stream, t.placed.sin.Region(), device.BytesOf(sin))
+	return t.Model.Bind(t.placed.weights)
+}
+
+// fill gives the weights and the optimizer's state their values.
+func (t *Trainer) fill() error {
+	resumed, err := t.resume()
+	if err != nil || resumed {
+		return err
+	}
+	src, err := t.pretrained()
+	if err != nil {
+		return err
+	}
+	if src == nil {
+		t.Log.Info("the weights are initialised at random", "seed", t.Config.Run.Seed)
+		if err := t.Model.Initialize(t.Device, t.Stream, nil, t.Config.Run.Seed); err != nil {
+			return err
+		}
+		return t.Stream.Synchronize()
+	}
+	defer src.Close()
+	t.Log.Info("the weights are loaded", "from", t.Config.Model.Path)
+	note, err := t.Model.CheckWeights(src)
+	if note != "" {
+		t.Log.Info(note)
+	}
+	if err != nil {
+		return &ConfigurationError{Key: "model.path", Err: err}
+	}
+	if err := t.Model.Initialize(t.Device, t.Stream, src, 0); err != nil {
+		return fmt.Errorf("model.path: %w", err)
+	}
+	return t.Stream.Synchronize()
+}
+
+// pretrained opens the weights to start from, nil where they are random.
+func (t *Trainer) pretrained() (*checkpoint.Weights, error) {
+	m := t.Config.Model
+	if m.Path == "" || m.Init == "random" {
+		return nil, nil
+	}
+	if !checkpoint.HasWeights(m.Path) {
+		return nil, nil
+	}
+	w, err := checkpoint.OpenWeights(m.Path)
+	if err != nil {
+		return nil, &ConfigurationError{Key: "model.path", Err: err}
+	}
+	return w, nil
+}
+
+// Close releases the data, the checkpoints and the memory. It waits for a checkpoint that is being written.
+func (t *Trainer) Close() error {
+	var errs []error
+	if t.store != nil {
+		errs = append(errs, t.store.Close())
+	}
+	for _, d := range []*data.Dataset{t.training, t.validation} {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	for _, s := range t.storage {
+		errs = append(errs, s.Free())
+	}
+	t.storage = nil
+	return errors.Join(errs...)
+}
+
+// A ConfigurationError is a mistake of the user's that shows only once the run's files are read: the run ends with the exit
+// status of a wrong configuration.
+type ConfigurationError struct {
+	Key string // of config.toml
+	Err error
+}
+
+func (e *ConfigurationError) Error() string { return e.Key + ": " + e.Err.Error() }
+
+func (e *ConfigurationError) Unwrap() error { return e.Err }
