@@ -41,13 +41,13 @@ var ErrTooFewTokens = errors.New("too few tokens for one sample")
 type Options struct {
 	// Format is "text" or "megatron".
 	Format string
-	// Paths are files, directories and globs for text, prefixes of .bin/.idx pairs for megatron; at least one. Relative
-	// ones are relative to the working directory.
+	// Paths are files, directories and globs (with ** for any number of directories) for text, prefixes of .bin/.idx
+	// pairs, joined in this order, for megatron; at least one. Relative ones are relative to the working directory.
 	Paths []string
 	// Exclude are paths like Paths whose files are left out: the validation data, which training must not see.
 	Exclude []string
-	// EOD is the end-of-document token that follows each file of text; EndOfDocument is the byte tokenizer's. In
-	// megatron files the documents carry theirs.
+	// EOD is the end-of-document token that follows each file of text: EndOfDocument for the byte tokenizer, and no
+	// default, as 0 is a token too. In megatron files the documents carry theirs.
 	EOD int32
 	// VocabSize is the number of ids of the model, 0 for no limit. A token beyond it is an error.
 	VocabSize int
