@@ -277,7 +277,7 @@ func sound(name string, t Tensor) error {
 	}
 	for i := range t.Rank {
 		if t.Shape[i] < 0 || t.Stride[i] < 0 {
-			return fmt.Errorf("%s %v has a negative size or stride: %v", name, t, t.Stride[:t.Rank])
+			return fmt.Errorf("%s %v has a negative size or stride: %v", name, t, strides(t))
 		}
 	}
 	r := t.Region()
@@ -292,7 +292,7 @@ func sound(name string, t Tensor) error {
 
 func dense(name string, t Tensor) error {
 	if !t.Dense() {
-		return fmt.Errorf("%s %v is not dense: strides %v", name, t, t.Stride[:t.Rank])
+		return fmt.Errorf("%s %v is not dense: strides %v", name, t, strides(t))
 	}
 	return nil
 }
@@ -312,7 +312,7 @@ func apart(outName string, out Tensor, inName string, in Tensor, same bool) erro
 // overlap reports whether a and b may share an element. It tells apart views of different columns of one row-major
 // buffer, such as the heads of q, k and v in a fused projection, whose regions interleave.
 func overlap(a, b *Tensor) bool {
-	if !a.Region().Overlaps(b.Region()) {
+	if a.Len() == 0 || b.Len() == 0 || !a.Region().Overlaps(b.Region()) {
 		return false
 	}
 	for i := range MaxRank {
@@ -346,6 +346,9 @@ func columnBytes(t *Tensor, pitch int) int {
 	}
 	return n
 }
+
+// strides returns a copy: a slice of the array itself would move every checked tensor to the heap.
+func strides(t Tensor) []int { return append([]int(nil), t.Stride[:t.Rank]...) }
 
 func firstError(errs ...error) error {
 	for _, err := range errs {
