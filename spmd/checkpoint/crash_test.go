@@ -74,7 +74,7 @@ func open(t *testing.T, dir string, keep int) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.fileBytes = 8 // several state files
+	s.fileBytes = 40 // two state files
 	t.Cleanup(func() { s.Close() })
 	return s
 }
@@ -114,18 +114,16 @@ func TestSaveSurvivesAFaultAtEveryOperation(t *testing.T) {
 					faulty.noExchange = c.noExchange
 					s.fsys = faulty
 					err := s.Save(context.Background(), snapshot(c.step, 2))
-					if !faulty.tripped() {
-						if err != nil {
-							t.Fatal(err)
-						}
-						if at < 20 {
-							t.Fatalf("a save took only %d operations", at-1)
-						}
-						return
+					done := !faulty.tripped()
+					if done && (err != nil || at < 20) {
+						t.Fatalf("a save of %d operations: %v", at-1, err)
 					}
 					faulty.crash()
 					s.Close()
 					checkSurvival(t, dir, at, c.old, c.step, err == nil, c.noExchange)
+					if done {
+						return
+					}
 				}
 			})
 		}
@@ -212,20 +210,18 @@ func TestWriteModelSurvivesAFaultAtEveryOperation(t *testing.T) {
 						faulty := newFaultyFS(t, mode, at)
 						faulty.noExchange = noExchange
 						err := writeModel(faulty, dir, model(2))
-						if !faulty.tripped() {
-							if err != nil {
-								t.Fatal(err)
-							}
-							return
-						}
+						done := !faulty.tripped()
 						faulty.crash()
 						if noExchange { // as the next WriteModel does
 							if err := recoverDir(disk{}, dir); err != nil {
 								t.Fatal(err)
 							}
 						}
-						if got := modelVersion(t, dir); got != 2 && (got != old || err == nil) {
-							t.Fatalf("fault at operation %d: the model is version %d", at, got)
+						if got := modelVersion(t, dir); got != 2 && (got != old || err == nil || done) {
+							t.Fatalf("fault at operation %d: the model is version %d, %v", at, got, err)
+						}
+						if done {
+							return
 						}
 						if err := writeModel(newFaultyFS(t, failOnce, 0), dir, model(3)); err != nil {
 							t.Fatal(err)
