@@ -124,6 +124,3 @@ func checkHeadDim(q, v *kernels.Tensor) error {
 	}
 	return nil
 }
-
-// roundUp returns the smallest multiple of unit that is at least n.
-func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }

@@ -46,7 +46,7 @@ func float32s(t kernels.Tensor) []float32 {
 
 // backward is the backward pass of one head of k and v. As in forward, matrices have whole panels.
 type backward struct {
-	*attention
+	attention
 	dq, dk, dv, do, o headView
 	delta             []float32 // of each row
 
@@ -74,7 +74,7 @@ type backward struct {
 
 func newBackward(a *attention, c *call, w *worker) backward {
 	b := backward{
-		attention: a, dq: newHeadView(c.args[0]), dk: newHeadView(c.args[1]), dv: newHeadView(c.args[2]),
+		attention: *a, dq: newHeadView(c.args[0]), dk: newHeadView(c.args[1]), dv: newHeadView(c.args[2]),
 		do: newHeadView(c.args[7]), o: newHeadView(c.args[8]),
 	}
 	t, d, dv := &a.set.tile, a.q.width, a.v.width

@@ -27,7 +27,7 @@ func attentionParts(d *Device, c *call, w *worker, from, to int) {
 // forward is the forward pass of one block of rows. Matrices have whole panels, so that no tile reaches over an edge; what
 // lies in the padding is never read by another row or column.
 type forward struct {
-	*attention
+	attention
 	first, n  int       // the block's rows
 	packedQ   []float32 // as A: rows x D
 	packedK   []float32 // as B: D x keys
@@ -43,7 +43,7 @@ type forward struct {
 func newForward(a *attention, w *worker, first int) forward {
 	t := &a.set.tile
 	mr, nr := t.a.width, t.b.width
-	f := forward{attention: a, first: first, n: min(forwardRows, a.rows()-first)}
+	f := forward{attention: *a, first: first, n: min(forwardRows, a.rows()-first)}
 	f.keyStride, f.outStride = roundUp(forwardKeys, nr), roundUp(a.v.width, nr)
 	s := scratch{free: w.scratch}
 	f.packedQ = s.take(t.a.size(f.n, a.q.width))

@@ -50,15 +50,12 @@ func newProduct(d *Device, c *call) product {
 
 // cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
 func (p *product) cut(threads, mr, nr int) {
-	rows, cols := tileRows, tileCols
-	for threads > 1 && partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads && max(rows, cols) > tileMin {
-		if min(cols, p.n) >= min(rows, p.m) {
-			cols = max(min(cols, p.n)/2, tileMin)
+	rows, cols := min(tileRows, p.m), min(tileCols, p.n)
+	for threads > 1 && max(rows, cols) > tileMin && partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads {
+		if cols >= rows {
+			cols = max(cols/2, tileMin)
 		} else {
-			rows = max(min(rows, p.m)/2, tileMin)
-		}
-		if min(rows, p.m) <= tileMin && min(cols, p.n) <= tileMin {
-			break
+			rows = max(rows/2, tileMin)
 		}
 	}
 	p.rows, p.down = even(p.m, rows, mr)
@@ -67,14 +64,13 @@ func (p *product) cut(threads, mr, nr int) {
 
 // even cuts n into blocks of equal size, at most about size and a multiple of unit, and returns it with their number.
 func even(n, size, unit int) (int, int) {
-	blocks := max(1, partsOf(n, size))
-	size = max(1, partsOf(partsOf(n, blocks), unit)) * unit
+	size = roundUp(partsOf(n, partsOf(n, size)), unit)
 	return size, partsOf(n, size)
 }
 
 func runMatMul(d *Device, c *call) error {
-	p := newProduct(d, c)
-	if p.m > 0 && p.n > 0 {
+	if c.args[0].Len() > 0 {
+		p := newProduct(d, c)
 		d.parallel(c, p.down*p.across, matMulParts)
 	}
 	return nil
@@ -127,6 +123,9 @@ const scratchAlign = 16
 // take returns n elements with any contents.
 func (s *scratch) take(n int) []float32 {
 	t := s.free[:n:n]
-	s.free = s.free[(n+scratchAlign-1)/scratchAlign*scratchAlign:]
+	s.free = s.free[roundUp(n, scratchAlign):]
 	return t
 }
+
+// roundUp returns the smallest multiple of unit that is at least n.
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }

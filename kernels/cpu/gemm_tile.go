@@ -32,7 +32,7 @@ type panelKernels struct {
 }
 
 // size returns the elements that n rows or columns, kc deep, take when packed.
-func (p *panelKernels) size(n, kc int) int { return partsOf(n, p.width) * p.width * kc }
+func (p *panelKernels) size(n, kc int) int { return roundUp(n, p.width) * kc }
 
 // pack fills the panels of n rows of op(A), or columns of op(B), kc deep. Element (i, k) is src[i*lds+k] when deep is set
 // and src[k*lds+i] otherwise: deep says that k runs along the rows of the matrix in memory. The last panel is filled up

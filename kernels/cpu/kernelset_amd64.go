@@ -4,7 +4,7 @@ package cpu
 
 import cpufeatures "golang.org/x/sys/cpu"
 
-//go:generate go run gen/main.go gen/gemm.go gen/vector.go gen/rows.go gen/exp.go
+//go:generate go run ./gen
 
 // kernelSets lists what this build has on this machine, best first.
 func kernelSets() []*kernelSet {
@@ -12,7 +12,7 @@ func kernelSets() []*kernelSet {
 	x86 := &cpufeatures.X86
 	if x86.HasAVX2 && x86.HasFMA && x86.HasBMI2 {
 		sets = append([]*kernelSet{avx2Set()}, sets...)
-		if x86.HasAVX512F {
+		if x86.HasAVX512F && x86.HasAVX512VL {
 			sets = append([]*kernelSet{avx512Set()}, sets...)
 		}
 	}
@@ -34,7 +34,7 @@ func avx2Set() *kernelSet {
 	}
 }
 
-// avx512Set needs AVX-512F besides.
+// avx512Set needs AVX-512 F and VL besides: Intel's Skylake servers (2017), AMD's Zen 4 (2022) and what came after them.
 func avx512Set() *kernelSet {
 	return &kernelSet{
 		name: "avx512",

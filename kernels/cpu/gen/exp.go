@@ -1,5 +1,3 @@
-//go:build ignore
-
 package main
 
 // Registers that hold constants of the exponential: the operands of a minimum and a maximum have an order, by which NaN

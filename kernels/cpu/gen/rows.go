@@ -1,5 +1,3 @@
-//go:build ignore
-
 package main
 
 // elementwise lists the functions without a result. Their loops are in the comments of kernelSet.
