@@ -68,6 +68,14 @@ func playRank(script []string) int {
 			n, _ := strconv.Atoi(operand)
 			_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
 			time.Sleep(time.Minute) // the signal ends it; it may take a moment to arrive
+		case "meet": // wait until all ranks are here; operand is an empty directory
+			_ = os.WriteFile(filepath.Join(operand, strconv.Itoa(place.Rank)), nil, 0o600)
+			for {
+				if there, _ := os.ReadDir(operand); len(there) >= place.Size {
+					break
+				}
+				time.Sleep(2 * time.Millisecond)
+			}
 		case "ignore":
 			signal.Ignore(syscall.SIGTERM)
 		case "catch":
@@ -165,12 +173,23 @@ type launched struct {
 	status   chan int
 }
 
-// start runs launch with its arguments, with short waits.
+// start runs launch with its arguments, with short waits before ranks are asked to end and killed.
 func start(args ...string) *launched {
-	l := &launched{out: newBuffer(), err: newBuffer(), signals: make(chan os.Signal, 4), status: make(chan int, 1)}
+	return startWith(timing{settle: 300 * time.Millisecond, terminate: 300 * time.Millisecond, repeat: 100 * time.Millisecond}, args...)
+}
+
+func startWith(waits timing, args ...string) *launched {
+	out := newBuffer()
+	l := startOn(&stream{w: out}, waits, args...)
+	l.out = out
+	return l
+}
+
+// startOn runs launch with a given standard output.
+func startOn(stdout *stream, waits timing, args ...string) *launched {
+	l := &launched{err: newBuffer(), signals: make(chan os.Signal, 4), status: make(chan int, 1)}
 	run := &launcher{
-		environ: os.Environ(), stdout: &stream{w: l.out}, stderr: &stream{w: l.err}, signals: l.signals, release: func() {},
-		timing: timing{settle: 300 * time.Millisecond, terminate: 300 * time.Millisecond, repeat: 100 * time.Millisecond},
+		environ: os.Environ(), stdout: stdout, stderr: &stream{w: l.err}, signals: l.signals, release: func() {}, timing: waits,
 	}
 	go func() { l.status <- run.run(args) }()
 	return l

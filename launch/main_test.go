@@ -15,21 +15,22 @@ import (
 
 func TestExitStatus(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		script []string
-		status int
-		first  string // how the error output begins
+		name      string
+		terminate time.Duration
+		script    []string
+		status    int
+		first     string // how the error output begins
 	}{
-		{"all well", []string{"*:exit:0"}, 0, ""},
-		{"one fails, others must be asked", []string{"1:exit:3", "*:block"}, 3, "launch: rank 1 has failed and ranks 0,2 still run: asked them to end\nlaunch: rank 1 failed first: exit status 3\n"},
-		{"one is killed", []string{"2:kill:1", "*:block"}, 128 + 1, "launch: rank 2 has failed and ranks 0-1 still run: asked them to end\nlaunch: rank 2 failed first: killed by signal 1 (SIGHUP)\n"},
-		{"others end by themselves", []string{"*:catch", "1:exit:7", "*:exit:0"}, 7, "launch: rank 1 failed first: exit status 7\n"},
-		{"others cannot be asked", []string{"*:ignore", "0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run: asked them to end\nlaunch: ranks 1-2 did not end when asked: killing\nlaunch: rank 0 failed first: exit status 4\n"},
-		{"others are suspended", []string{"1:kill:19", "*:ignore", "0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run"},
+		{"all well", time.Minute, []string{"*:exit:0"}, 0, ""},
+		{"one fails, others must be asked", time.Minute, []string{"1:exit:3", "*:catch", "*:finish"}, 3, "launch: rank 1 has failed and ranks 0,2 still run: asked them to end\nlaunch: rank 1 failed first: exit status 3\n"},
+		{"one is killed", time.Minute, []string{"*:catch", "2:kill:1", "*:finish"}, 128 + 1, "launch: rank 2 has failed and ranks 0-1 still run: asked them to end\nlaunch: rank 2 failed first: killed by signal 1 (SIGHUP)\n"},
+		{"others cannot be asked", 200 * time.Millisecond, []string{"0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run: asked them to end\nlaunch: ranks 1-2 did not end when asked: killing\nlaunch: rank 0 failed first: exit status 4\n"},
+		{"others are suspended", 200 * time.Millisecond, []string{"1:kill:19", "0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			l := start(ranks(3, nil, c.script...)...)
+			script := append([]string{"*:ignore", "*:meet:" + t.TempDir()}, c.script...)
+			l := startWith(timing{settle: 200 * time.Millisecond, terminate: c.terminate}, ranks(3, nil, script...)...)
 			if got := l.wait(t); got != c.status {
 				t.Errorf("status %d, want %d", got, c.status)
 			}
@@ -40,9 +41,23 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+func TestOthersEndByThemselves(t *testing.T) {
+	t.Parallel()
+	l := startWith(timing{settle: time.Minute}, ranks(3, nil, "1:exit:7", "*:exit:0")...)
+	if got := l.wait(t); got != 7 {
+		t.Errorf("status %d, want 7", got)
+	}
+	if got, want := l.err.String(), "launch: rank 1 failed first: exit status 7\n"; got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
 func TestReportOfFirstFailure(t *testing.T) {
 	t.Parallel()
-	l := start(ranks(3, nil, "*:catch", "2:err:loading data", "2:err:no space left", "2:kill:9", "*:finish", "*:err:rank 2 was lost", "*:exit:1")...)
+	script := []string{
+		"*:catch", "*:meet:" + t.TempDir(), "2:err:loading data", "2:err:no space left", "2:kill:9", "*:finish", "*:err:rank 2 was lost", "*:exit:1",
+	}
+	l := startWith(timing{settle: 200 * time.Millisecond, terminate: time.Minute}, ranks(3, nil, script...)...)
 	if got := l.wait(t); got != 128+9 {
 		t.Errorf("status %d, want that of rank 2", got)
 	}

@@ -117,17 +117,10 @@ func TestTail(t *testing.T) {
 // TestTerminal gives launch a pseudo-terminal: rank 0 learns of it and of its width, and what it draws arrives unchanged,
 // before any line end.
 func TestTerminal(t *testing.T) {
-	t.Parallel()
 	master, slave := openTerminal(t)
-	l := start() // for its surroundings; it ends at once, without PROGRAM
-	l.wait(t)
-	run := &launcher{
-		environ: append(os.Environ(), envStderrColumns+"=44"), stdout: newStream(slave), stderr: &stream{w: l.err},
-		signals: l.signals, release: func() {}, timing: usualTiming(),
-	}
-	go func() {
-		l.status <- run.run(ranks(2, nil, "*:catch", "*:env:LOCKSTEP_STDOUT_COLUMNS", "*:env:LOCKSTEP_STDERR_COLUMNS", "*:raw:\r40%", "*:finish"))
-	}()
+	t.Setenv(envStderrColumns, "44") // of an outer launch; it must not reach the ranks of this one
+	script := []string{"*:catch", "*:meet:" + t.TempDir(), "*:env:LOCKSTEP_STDOUT_COLUMNS", "*:env:LOCKSTEP_STDERR_COLUMNS", "*:raw:\r40%", "*:finish"}
+	l := startOn(newStream(slave), usualTiming(), ranks(2, nil, script...)...)
 	seen := newBuffer()
 	copied := make(chan struct{})
 	go func() {
