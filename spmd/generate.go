@@ -82,7 +82,7 @@ func (p *program) generate(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	o.sampling.EOD = data.EndOfDocument
+	o.sampling.EOD, o.sampling.Vocabulary = data.EndOfDocument, data.ByteVocabSize
 	if o.threads == 0 {
 		o.threads = runtime.NumCPU()
 	}

@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"time"
 
 	"lockstep/collective"
 	"lockstep/kernels/cpu"
@@ -54,7 +52,8 @@ func (p *program) train(ctx context.Context, path string, overrides []string) (e
 	if err != nil {
 		return err
 	}
-	log, closeLog, err := p.openLog(c, place)
+	console := monitor.NewConsole(p.stdout, monitor.ConsoleOptions{Interval: c.Monitor.LogInterval, Width: p.columns(place)})
+	log, closeLog, err := p.openLog(c, place, console)
 	if err != nil {
 		return err
 	}
@@ -63,10 +62,8 @@ func (p *program) train(ctx context.Context, path string, overrides []string) (e
 	if err != nil {
 		return err
 	}
-	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, log: log}
-	err = run.train(ctx)
-	if err != nil {
-		log.Error("the run failed", "error", err)
+	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, console: console, log: log}
+	if err = run.train(ctx); err != nil {
 		world.Abort(err)
 	}
 	return errors.Join(err, world.Close())
@@ -95,8 +92,8 @@ func join(ctx context.Context, c *config.Config, place collective.Place, dev *cp
 	})
 }
 
-// openLog makes output_dir and returns the rank's log, which goes to its file and, on rank 0, to standard error.
-func (p *program) openLog(c *config.Config, place collective.Place) (*slog.Logger, func() error, error) {
+// openLog makes output_dir and returns the rank's log, which goes to its file and, on rank 0, to the console.
+func (p *program) openLog(c *config.Config, place collective.Place, console *monitor.Console) (*slog.Logger, func() error, error) {
 	dir := filepath.Join(c.Run.OutputDir, "logs")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
@@ -105,66 +102,65 @@ func (p *program) openLog(c *config.Config, place collective.Place) (*slog.Logge
 	if err != nil {
 		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
 	}
-	handler := slog.Handler(slog.NewTextHandler(f, nil))
-	return slog.New(handler), f.Close, nil
+	if place.Rank != 0 {
+		return slog.New(slog.NewTextHandler(f, nil)), f.Close, nil
+	}
+	return slog.New(slog.NewMultiHandler(slog.NewTextHandler(f, nil), newConsoleHandler(console))), f.Close, nil
 }
 
 // A rank is one process of a run, with everything it has opened.
 type rank struct {
 	*program
-	config *config.Config
-	load   config.LoadOptions
-	place  collective.Place
-	device *cpu.Device
-	world  *collective.World
-	layout *train.Layout
-	log    *slog.Logger
+	config  *config.Config
+	load    config.LoadOptions
+	place   collective.Place
+	device  *cpu.Device
+	world   *collective.World
+	layout  *train.Layout
+	console *monitor.Console
+	log     *slog.Logger
 }
 
 // train runs the configuration from its start or its last checkpoint to its end.
 func (r *rank) train(ctx context.Context) (err error) {
-	stream := r.device.NewInlineStream("compute")
-	sinks, err := r.sinks()
-	if err != nil {
-		return err
+	if r.place.Rank == 0 {
+		r.describe()
 	}
+	stream := r.device.NewInlineStream("compute")
 	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, Stream: stream, World: r.world,
-		SumFloat32: cpu.SumFloat32, Sinks: sinks, Log: r.log})
+		SumFloat32: cpu.SumFloat32, Log: r.log})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	if r.place.Rank == 0 {
-		if err := r.describe(t); err != nil {
-			return err
-		}
+	if r.place.Rank != 0 {
+		return t.Run(ctx)
 	}
-	if err := t.Run(ctx); err != nil {
+	t.DescribeData(r.console)
+	if err := os.WriteFile(filepath.Join(r.config.Run.OutputDir, "config.resolved.toml"), r.config.Resolved(), 0o644); err != nil {
 		return err
 	}
-	if r.place.Rank == 0 && t.Done() {
+	metrics, err := monitor.OpenJSONL(filepath.Join(r.config.Run.OutputDir, "metrics.jsonl"))
+	if err != nil {
+		return err
+	}
+	t.Sink = monitor.Sinks{metrics, r.console}
+	if err := errors.Join(t.Run(ctx), t.Sink.Close()); err != nil {
+		return err
+	}
+	if t.Done() {
 		return r.sample(stream)
 	}
 	return nil
 }
 
-// describe prints what the run comes to and writes the resolved configuration.
-func (r *rank) describe(t *train.Trainer) error {
+// describe prints what the run comes to.
+func (r *rank) describe() {
 	for _, note := range r.config.Notes {
-		fmt.Fprintln(r.stdout, "note:", note)
+		fmt.Fprintln(r.console, "note:", note)
 	}
-	fmt.Fprintf(r.stdout, "%-11s%s\n", "device", r.device.Name())
-	r.layout.Describe(r.stdout)
-	t.DescribeData(r.stdout)
-	return os.WriteFile(filepath.Join(r.config.Run.OutputDir, "config.resolved.toml"), r.config.Resolved(), 0o644)
-}
-
-// sinks returns where rank 0's records go.
-func (r *rank) sinks() ([]monitor.Sink, error) {
-	if r.place.Rank != 0 {
-		return nil, nil
-	}
-	return nil, nil
+	fmt.Fprintf(r.console, "%-11s%s\n", "device", r.device.Name())
+	r.layout.Describe(r.console)
 }
 
 // sample prints what the trained model makes of monitor.sample_prompt.
@@ -173,12 +169,10 @@ func (r *rank) sample(stream device.Stream) error {
 	if m.SampleTokens == 0 || r.config.Data.Tokenizer != "bytes" {
 		return nil
 	}
-	fmt.Fprintf(r.stdout, "\nA sample of %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
+	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
 	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, data.ByteTokenizer{}, m.SamplePrompt,
-		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: data.EndOfDocument})
+		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: data.EndOfDocument,
+			Vocabulary: data.ByteVocabSize})
 	fmt.Fprintln(r.stdout)
 	return err
 }
-
-var _ = time.Now
-var _ io.Writer

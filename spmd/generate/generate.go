@@ -23,6 +23,9 @@ type Options struct {
 	// TopK keeps only the k likeliest tokens; 0 keeps all.
 	TopK int
 	Seed uint64
+	// Vocabulary is the number of ids that the tokenizer can turn into text; a model's further ids are never drawn. 0
+	// means all.
+	Vocabulary int
 	// EOD is the end-of-document token; it also stands before an empty prompt.
 	EOD int32
 }
@@ -78,6 +81,9 @@ func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok To
 
 // sample draws a token with the uniform number u from [0, 1).
 func sample(logits []float32, o Options, u float64) int32 {
+	if o.Vocabulary > 0 && o.Vocabulary < len(logits) {
+		logits = logits[:o.Vocabulary]
+	}
 	order := make([]int32, len(logits))
 	for i := range order {
 		order[i] = int32(i)

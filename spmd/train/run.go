@@ -101,7 +101,7 @@ func (t *Trainer) validate(step int) (float64, error) {
 		total += loss
 	}
 	mean := total / float64(batches)
-	v := monitor.Validation{Step: step, Loss: mean}
+	v := monitor.Validation{Step: step, Steps: t.Config.Train.Steps, Loss: mean}
 	return mean, t.report(func(s monitor.Sink) error { return s.Validation(v) })
 }
 

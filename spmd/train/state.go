@@ -37,9 +37,6 @@ var descriptive = []string{"_name_or_path", "architectures", "dtype", "torch_dty
 // newRecord lists what decides the run's numbers. A run resumes only from a checkpoint whose record equals its own.
 func newRecord(t *Trainer) (checkpoint.Record, error) {
 	c := t.Config
-	if c.Run.Mode == "evaluate" {
-		return nil, nil
-	}
 	fingerprint, err := t.training.Fingerprint()
 	if err != nil {
 		return nil, fmt.Errorf("data.paths: %w", err)
@@ -128,9 +125,6 @@ func (t *Trainer) resume() (bool, error) {
 		return false, err
 	}
 	defer loaded.Close()
-	if err := t.compare(loaded); err != nil {
-		return false, err
-	}
 	for prefix, flat := range t.state() {
 		for _, p := range t.Model.Parameters {
 			if err := t.restore(loaded, prefix, t.Model.Slice(flat, p), p); err != nil {
@@ -153,7 +147,8 @@ func (t *Trainer) restore(from *checkpoint.Loaded, prefix string, to kernels.Ten
 	return nil
 }
 
-// chooseCheckpoint returns the checkpoint to go on from, nil for a new run. Rank 0 verifies and chooses; the others follow.
+// chooseCheckpoint returns the checkpoint to go on from, nil for a new run. Rank 0 verifies, compares and chooses; the others
+// follow.
 func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
 	dir, named := t.checkpointDir(), t.Config.Checkpoint.Resume
 	var loaded *checkpoint.Loaded
@@ -170,6 +165,9 @@ func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
 		}
 		switch {
 		case err == nil:
+			if err := t.compare(loaded); err != nil {
+				return nil, errors.Join(err, loaded.Close())
+			}
 			choice = strconv.Itoa(loaded.Step)
 		case !errors.Is(err, checkpoint.ErrNone):
 			return nil, &ConfigurationError{Key: "checkpoint.resume", Err: err}

@@ -43,8 +43,8 @@ type Trainer struct {
 
 	training   *data.Dataset
 	validation *data.Dataset // nil where there is none
-	record     checkpoint.Record
-	store      *checkpoint.Store
+	record     checkpoint.Record // on rank 0
+	store      *checkpoint.Store // on rank 0
 
 	next      int // the step to make, from 0
 	resumedAt int // the step that the run was resumed after, 0 for a new run
@@ -68,6 +68,9 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 		}
 	}
 	if l.Config.Run.Mode != "evaluate" && l.Mesh.Rank == 0 {
+		if t.record, err = newRecord(t); err != nil {
+			return t, err
+		}
 		if t.store, err = checkpoint.Open(t.checkpointDir(), l.Config.Checkpoint.Keep, o.Log); err != nil {
 			return t, err
 		}
@@ -76,9 +79,6 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 		return t, err
 	}
 	if err := t.allocate(); err != nil {
-		return t, err
-	}
-	if t.record, err = newRecord(t); err != nil {
 		return t, err
 	}
 	return t, t.fill()
