@@ -109,7 +109,7 @@ func sameMessage(a, b message) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// FuzzRoot feeds the root whatever an authenticated but broken rank may say: it must neither crash nor hang.
+// FuzzRootReceive feeds the root whatever an authenticated but broken rank may say: it must neither crash nor hang.
 func FuzzRootReceive(f *testing.F) {
 	for _, m := range []message{
 		{Kind: kindJoin, Size: 2, Address: "127.0.0.1:1"}, {Kind: kindAbort, Cause: "x"}, {Kind: kindGoodbye},

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
 
@@ -34,6 +35,8 @@ type Device struct {
 	storage map[*device.Storage][]byte // what Alloc mapped, for Close
 	queues  []*queueStream
 }
+
+var _ kernels.Device = (*Device)(nil)
 
 // New returns a CPU device. Close frees its memory and ends its threads.
 func New(o Options) (*Device, error) {

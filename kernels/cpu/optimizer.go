@@ -96,7 +96,7 @@ type adamW struct {
 func adamWConstants(o [6]float64, clip float64) adamW {
 	lr, beta1, beta2, eps, decay, step := o[0], o[1], o[2], o[3], o[4], o[5]
 	return adamW{
-		clip: float32(clip), decay: float32(1 - lr*decay),
+		clip: float32(clip), decay: float32(1 - float64(lr*decay)),
 		weight1: float32(1 - beta1),
 		beta2:   float32(beta2), weight2: float32(1 - beta2),
 		correction: float32(math.Sqrt(1 - math.Pow(beta2, step))), eps: float32(eps),
@@ -107,7 +107,7 @@ func adamWConstants(o [6]float64, clip float64) adamW {
 func (k *adamW) update(p, m, v, g []float32) {
 	m, v, g = m[:len(p)], v[:len(p)], g[:len(p)]
 	for i := range p {
-		gi, mi := g[i]*k.clip, m[i]
+		gi, mi := float32(g[i]*k.clip), m[i]
 		// torch.lerp starts from the nearer end.
 		if k.weight1 < 0.5 {
 			mi += float32(k.weight1 * (gi - mi))

@@ -42,7 +42,7 @@ type Trainer struct {
 	placed   *placed
 
 	training   *data.Dataset
-	validation *data.Dataset // nil where there is none
+	validation *data.Dataset     // nil where there is none
 	record     checkpoint.Record // on rank 0
 	store      *checkpoint.Store // on rank 0
 
