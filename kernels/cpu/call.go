@@ -22,7 +22,6 @@ type call struct {
 	n    int // arguments in use
 	outs int
 	f    [6]float64
-	i    [4]int
 	flag [3]bool
 }
 

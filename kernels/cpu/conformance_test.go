@@ -1,0 +1,70 @@
+package cpu
+
+import (
+	"fmt"
+	"testing"
+
+	"lockstep/kernels"
+	"lockstep/kernels/conformance"
+	"lockstep/kernels/device"
+)
+
+func TestConformance(t *testing.T) {
+	for _, set := range KernelSets() {
+		for _, threads := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s-%d", set, threads), func(t *testing.T) {
+				conformance.Run(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, set, threads) })
+			})
+		}
+	}
+}
+
+func TestConformanceOfQueues(t *testing.T) {
+	conformance.Run(t, func(t *testing.T) (kernels.Device, device.Stream) {
+		d, _ := open(t, "generic", 2)
+		return d, d.NewStream("queue")
+	})
+}
+
+// TestBitsAreThoseOfOneThread compares all operators' bits for several numbers of threads, on shapes with many parts.
+func TestBitsAreThoseOfOneThread(t *testing.T) {
+	for _, set := range KernelSets() {
+		digest := func(threads int) map[string]string {
+			return conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, set, threads) })
+		}
+		one := digest(1)
+		for _, threads := range []int{2, 3, 8} {
+			for name, got := range digest(threads) {
+				if got != one[name] {
+					t.Errorf("%s, %s: %s with %d threads, %s with one", set, name, got, threads, one[name])
+				}
+			}
+		}
+	}
+}
+
+// TestGenericDigest pins the bits of the generic set. They are the same on every architecture and may change only on
+// purpose: checkpoints record the set's name as their promise.
+func TestGenericDigest(t *testing.T) {
+	want := map[string]string{
+		"RMSNorm":           "71b52ff41fe88ab2",
+		"RMSNormBackward":   "a9e928641c30e2e7",
+		"AddBias":           "a8be19a79a966150",
+		"SwiGLU":            "7e6b12d496816340",
+		"SwiGLUBackward":    "4c260ab32c8e830f",
+		"Embedding":         "08189f8ac2ebc7f8",
+		"CrossEntropy":      "8ddfe10dba374107",
+		"RoPE":              "2b9c74d3552cbf14",
+		"ClipFactor":        "84fdb532d0892f5d",
+		"AdamW":             "4e82d4543faa7aaa",
+		"MatMul":            "09208303b108f1df",
+		"Attention":         "73438d20006d7842",
+		"AttentionBackward": "c9ed9bd2b3d96772",
+	}
+	got := conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, "generic", 1) })
+	for name := range got {
+		if got[name] != want[name] {
+			t.Errorf("%s has the digest %s, expected %s", name, got[name], want[name])
+		}
+	}
+}
