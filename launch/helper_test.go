@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,85 +36,135 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// playRank carries out a rank's script: steps of the form RANK:VERB[:OPERAND], where RANK is a number or * for all.
+// A player is a rank that carries out a script.
+type player struct {
+	place collective.Place
+	terms chan os.Signal // SIGTERMs, once caught
+	world *collective.World
+}
+
+// playRank carries out a rank's script: steps of the form RANK:VERB[:OPERAND], where RANK is a number or * for all. It
+// returns the exit status.
 func playRank(script []string) int {
 	place, err := collective.PlaceFrom(os.Getenv)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 99
 	}
-	terms := make(chan os.Signal, 10)
+	p := &player{place: place, terms: make(chan os.Signal, 10)}
 	for _, step := range script {
 		who, rest, _ := strings.Cut(step, ":")
-		verb, operand, _ := strings.Cut(rest, ":")
 		if who != "*" && who != strconv.Itoa(place.Rank) {
 			continue
 		}
-		switch verb {
-		case "out":
-			fmt.Println(operand)
-		case "err":
-			fmt.Fprintln(os.Stderr, operand)
-		case "raw":
-			fmt.Print(operand)
-		case "lines":
-			n, _ := strconv.Atoi(operand)
-			for i := range n {
-				fmt.Fprintf(os.Stdout, "rank %d line %d.\n", place.Rank, i)
-				fmt.Fprintf(os.Stderr, "rank %d line %d.\n", place.Rank, i)
-			}
-		case "exit":
+		verb, operand, _ := strings.Cut(rest, ":")
+		if verb == "exit" {
 			code, _ := strconv.Atoi(operand)
 			return code
-		case "kill":
-			n, _ := strconv.Atoi(operand)
-			_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
-			time.Sleep(time.Minute) // the signal ends it; it may take a moment to arrive
-		case "meet": // wait until all ranks are here; operand is an empty directory
-			_ = os.WriteFile(filepath.Join(operand, strconv.Itoa(place.Rank)), nil, 0o600)
-			for {
-				if there, _ := os.ReadDir(operand); len(there) >= place.Size {
-					break
-				}
-				time.Sleep(2 * time.Millisecond)
-			}
-		case "ignore":
-			signal.Ignore(syscall.SIGTERM)
-		case "catch":
-			signal.Notify(terms, syscall.SIGTERM)
-		case "finish": // as spmd does: on SIGTERM write a checkpoint, which takes a while, and end well
-			<-terms
-			time.Sleep(100 * time.Millisecond)
-			fmt.Printf("rank %d finished after %d signal\n", place.Rank, 1+len(terms))
-		case "block":
-			time.Sleep(time.Minute)
-		case "pid":
-			fmt.Printf("pid %d\n", os.Getpid())
-		case "place":
-			secret, err := collective.ReadSecret(place.SecretFD)
-			fmt.Printf("%+v secret %x %v\n", place, secret, err)
-		case "env":
-			fmt.Printf("%s=%q\n", operand, os.Getenv(operand))
-		case "descriptors":
-			for _, link := range descriptors() {
-				fmt.Println(link)
-			}
-		case "child": // a child that holds the rank's output open; in the rank's group unless it is a "daemon"
-			cmd := exec.Command("sleep", "60")
-			cmd.Stdout = os.Stdout
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: operand == "daemon"}
-			if err := cmd.Start(); err != nil {
-				return 99
-			}
-			fmt.Printf("pid %d\n", cmd.Process.Pid)
-		case "lifeline": // without the parent-death signal, wait for the lifeline's end and leave a file
-			_ = unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0)
-			fmt.Println("watching")
-			_, _ = io.Copy(io.Discard, os.NewFile(uintptr(place.LifelineFD), "lifeline"))
-			_ = os.WriteFile(operand, nil, 0o600)
+		}
+		if !p.speak(verb, operand) && !p.act(verb, operand) && !p.join(verb, operand) {
+			fmt.Fprintf(os.Stderr, "unknown step %q\n", step)
+			return 99
 		}
 	}
 	return 0
+}
+
+// speak carries out the verbs that write.
+func (p *player) speak(verb, operand string) bool {
+	switch verb {
+	case "out":
+		fmt.Println(operand)
+	case "err":
+		fmt.Fprintln(os.Stderr, operand)
+	case "raw":
+		fmt.Print(operand)
+	case "lines":
+		n, _ := strconv.Atoi(operand)
+		for i := range n {
+			fmt.Fprintf(os.Stdout, "rank %d line %d.\n", p.place.Rank, i)
+			fmt.Fprintf(os.Stderr, "rank %d line %d.\n", p.place.Rank, i)
+		}
+	case "pid":
+		fmt.Printf("pid %d\n", os.Getpid())
+	case "place":
+		secret, err := collective.ReadSecret(p.place.SecretFD)
+		fmt.Printf("%+v secret %x %v\n", p.place, secret, err)
+	case "env":
+		fmt.Printf("%s=%q\n", operand, os.Getenv(operand))
+	case "descriptors":
+		for _, link := range descriptors() {
+			fmt.Println(link)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// act carries out the verbs that have to do with signals, processes and waiting.
+func (p *player) act(verb, operand string) bool {
+	switch verb {
+	case "meet": // wait until all ranks are here; operand is an empty directory
+		_ = os.WriteFile(filepath.Join(operand, strconv.Itoa(p.place.Rank)), nil, 0o600)
+		for there := 0; there < p.place.Size; time.Sleep(2 * time.Millisecond) {
+			entries, _ := os.ReadDir(operand)
+			there = len(entries)
+		}
+	case "kill":
+		n, _ := strconv.Atoi(operand)
+		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
+		time.Sleep(time.Minute) // the signal ends it; it may take a moment to arrive
+	case "ignore":
+		signal.Ignore(syscall.SIGTERM)
+	case "catch":
+		signal.Notify(p.terms, syscall.SIGTERM)
+	case "finish": // as spmd does: on SIGTERM write a checkpoint, which takes a while, and end well
+		<-p.terms
+		time.Sleep(100 * time.Millisecond)
+		fmt.Printf("rank %d finished after %d signal\n", p.place.Rank, 1+len(p.terms))
+	case "block":
+		time.Sleep(time.Minute)
+	case "child": // a child that holds the rank's output open; in the rank's group unless it is a "daemon"
+		cmd := exec.Command("sleep", "60")
+		cmd.Stdout = os.Stdout
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: operand == "daemon"}
+		if err := cmd.Start(); err != nil {
+			return false
+		}
+		fmt.Printf("pid %d\n", cmd.Process.Pid)
+	case "lifeline": // without the parent-death signal, wait for the lifeline's end and leave a file
+		_ = unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0)
+		fmt.Println("watching")
+		_, _ = io.Copy(io.Discard, os.NewFile(uintptr(p.place.LifelineFD), "lifeline"))
+		_ = os.WriteFile(operand, nil, 0o600)
+	default:
+		return false
+	}
+	return true
+}
+
+// join carries out the verbs that make the rank a member of its job.
+func (p *player) join(verb, operand string) bool {
+	switch verb {
+	case "join":
+		secret, err := collective.ReadSecret(p.place.SecretFD)
+		if err == nil {
+			p.world, err = collective.Join(context.Background(), collective.Options{Place: p.place, Secret: secret})
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+	case "abort":
+		p.world.Abort(errors.New(operand))
+	case "lost": // wait for the news that the job has failed
+		<-p.world.Done()
+		fmt.Fprintln(os.Stderr, p.world.Err())
+	default:
+		return false
+	}
+	return true
 }
 
 // descriptors lists the pipes and sockets that are open beyond the standard streams: what one rank could disturb another by.

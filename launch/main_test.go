@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lockstep/collective"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -72,6 +75,32 @@ launch: rank 1 failed as well: exit status 1: rank 2 was lost
 `
 	if report != want {
 		t.Errorf("got:\n%s\nwant the end:\n%s", l.err, want)
+	}
+}
+
+// TestSurvivorsLearnTheCause kills one of four ranks that have joined: the others end by themselves, with its fate in their
+// messages.
+func TestSurvivorsLearnTheCause(t *testing.T) {
+	t.Parallel()
+	l := startWith(timing{settle: time.Minute}, ranks(4, nil, "*:join", "*:meet:"+t.TempDir(), "2:kill:9", "*:lost", "*:exit:1")...)
+	if got := l.wait(t); got != 128+9 {
+		t.Errorf("status %d, want that of rank 2", got)
+	}
+	if got := strings.Count(l.err.String(), "failed as well: exit status 1: rank 2 was lost: killed by signal 9 (SIGKILL)\n"); got != 3 {
+		t.Errorf("%d of 3 ranks know what became of rank 2:\n%s", got, l.err)
+	}
+}
+
+// TestVictimsEndBeforeTheCulprit checks that not the order of ends decides who is to blame, where the rendezvous knows more.
+func TestVictimsEndBeforeTheCulprit(t *testing.T) {
+	t.Parallel()
+	script := []string{"*:catch", "*:join", "*:meet:" + t.TempDir(), "2:abort:loss is not finite", "2:finish", "2:exit:6", "*:lost", "*:exit:1"}
+	l := startWith(timing{settle: 200 * time.Millisecond, terminate: time.Minute}, ranks(3, nil, script...)...)
+	if got := l.wait(t); got != 6 {
+		t.Errorf("status %d, want that of rank 2", got)
+	}
+	if !strings.Contains(l.err.String(), "launch: rank 2 failed first: exit status 6: loss is not finite\n") {
+		t.Errorf("got:\n%s", l.err)
 	}
 }
 
@@ -314,6 +343,39 @@ func TestNothingIsLeft(t *testing.T) {
 	var status syscall.WaitStatus
 	if pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil); err != syscall.ECHILD {
 		t.Errorf("process %d (%v) was not collected", pid, err)
+	}
+}
+
+// TestAllOrNone checks that the ranks that have been started end when one cannot be.
+func TestAllOrNone(t *testing.T) {
+	out, errOut := &stream{w: newBuffer()}, &stream{w: newBuffer()}
+	c := newConsole(out, errOut)
+	defer c.close()
+	lifeline, held, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll([]*os.File{lifeline, held})
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	place := collective.Place{Size: 3, LocalSize: 3, Rendezvous: "127.0.0.1:1", SecretFD: secretFD, LifelineFD: lifelineFD}
+	s := &starter{program: os.Args[0], args: []string{"as-rank", "*:block"}, place: place, lifeline: lifeline, console: c}
+	j := &job{console: c}
+	planned := errors.New("planned")
+	err = j.startAll(3, func(number int) (*rank, error) {
+		if number == 2 {
+			return nil, planned
+		}
+		return s.start(number)
+	})
+	j.drain()
+	if !errors.Is(err, planned) || len(j.ranks) != 2 {
+		t.Fatalf("error %v, %d ranks", err, len(j.ranks))
+	}
+	for _, r := range j.ranks {
+		if !gone(r.cmd.Process.Pid) || !r.byLaunch() {
+			t.Errorf("rank %d: %v", r.number, r.state)
+		}
 	}
 }
 

@@ -80,6 +80,8 @@ func parseOptions(args []string) (options, error) {
 	if o.version {
 		return o, nil
 	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	var wrong []error
 	if o.ranks == 0 {
 		wrong = append(wrong, errors.New("the number of ranks is missing; give -n N before PROGRAM"))
@@ -91,11 +93,11 @@ func parseOptions(args []string) (options, error) {
 	}
 	var err error
 	switch {
-	case list != "" && file != "":
+	case given["H"] && given["hostfile"]:
 		err = errors.New("both -H and --hostfile name the hosts; leave one away")
-	case list != "":
+	case given["H"]:
 		o.hosts, err = parseHostList(list)
-	case file != "":
+	case given["hostfile"]:
 		o.hosts, err = readHostfile(file)
 	}
 	return o, errors.Join(append(wrong, err)...)

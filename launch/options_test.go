@@ -40,6 +40,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"-n 2 -H localhost x", []string{"the hosts have 1 slots, too few for -n 2"}},
 		{"-n 2 -H localhost,node7:8 x", []string{"-H, entry 2: host node7: starting ranks on other hosts is not supported yet"}},
 		{"-n 2 --hostfile /nowhere/hosts x", []string{"reading the hostfile: open /nowhere/hosts: no such file"}},
+		{"-n 2 -H= x", []string{"-H, entry 1: a host without a name"}},
 		{"-n 2 ./nowhere/x", []string{"PROGRAM: stat ./nowhere/x: no such file"}},
 		{"-n 2 no-such-program-anywhere", []string{"PROGRAM: exec: \"no-such-program-anywhere\": executable file not found"}},
 		{"-n 2 options_test.go", []string{"PROGRAM: exec: "}},

@@ -76,7 +76,7 @@ func (c *console) write(to *stream, text []byte) {
 	if len(text) == 0 || to.broken {
 		return
 	}
-	if c.midLine && to == c.stderr && bytes.HasPrefix(text, []byte("launch: ")) {
+	if c.midLine && to.terminal && bytes.HasPrefix(text, []byte("launch: ")) {
 		text = append([]byte("\n"), text...)
 	}
 	if to.terminal {
