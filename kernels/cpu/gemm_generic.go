@@ -2,7 +2,7 @@ package cpu
 
 import "unsafe"
 
-// genericMR and genericNR are the generic tile: 16 sums, as many as compilers keep in registers.
+// genericMR and genericNR are the generic tile.
 const genericMR, genericNR = 4, 4
 
 func genericTile() tileKernels {
@@ -10,17 +10,39 @@ func genericTile() tileKernels {
 	return tileKernels{a: panel, b: panel, multiply: multiplyGeneric}
 }
 
+// multiplyGeneric spells out its 16 sums because the compiler keeps variables in registers, but not the elements of an
+// array.
 func multiplyGeneric(kc int, a, b, c *float32, ldc int, accumulate bool) {
 	as, bs := unsafe.Slice(a, kc*genericMR), unsafe.Slice(b, kc*genericNR)
-	var sum [genericMR][genericNR]float32
+	var s00, s01, s02, s03, s10, s11, s12, s13, s20, s21, s22, s23, s30, s31, s32, s33 float32
 	for ; len(as) >= genericMR && len(bs) >= genericNR; as, bs = as[genericMR:], bs[genericNR:] {
-		x, y := (*[genericMR]float32)(as), (*[genericNR]float32)(bs)
-		for i := range genericMR {
-			sum[i][0] += float32(x[i] * y[0])
-			sum[i][1] += float32(x[i] * y[1])
-			sum[i][2] += float32(x[i] * y[2])
-			sum[i][3] += float32(x[i] * y[3])
-		}
+		y0, y1, y2, y3 := bs[0], bs[1], bs[2], bs[3]
+		x0 := as[0]
+		s00 += float32(x0 * y0)
+		s01 += float32(x0 * y1)
+		s02 += float32(x0 * y2)
+		s03 += float32(x0 * y3)
+		x1 := as[1]
+		s10 += float32(x1 * y0)
+		s11 += float32(x1 * y1)
+		s12 += float32(x1 * y2)
+		s13 += float32(x1 * y3)
+		x2 := as[2]
+		s20 += float32(x2 * y0)
+		s21 += float32(x2 * y1)
+		s22 += float32(x2 * y2)
+		s23 += float32(x2 * y3)
+		x3 := as[3]
+		s30 += float32(x3 * y0)
+		s31 += float32(x3 * y1)
+		s32 += float32(x3 * y2)
+		s33 += float32(x3 * y3)
+	}
+	sum := [genericMR][genericNR]float32{
+		{s00, s01, s02, s03},
+		{s10, s11, s12, s13},
+		{s20, s21, s22, s23},
+		{s30, s31, s32, s33},
 	}
 	cs := unsafe.Slice(c, (genericMR-1)*ldc+genericNR)
 	for i := range sum {

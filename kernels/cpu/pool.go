@@ -41,6 +41,7 @@ func newPool(threads int) (*pool, error) {
 	for i := range threads {
 		mem, err := mapMemory(scratchBytes)
 		if err != nil {
+			p.close()
 			return nil, fmt.Errorf("cpu: scratch memory for thread %d: %w", i, err)
 		}
 		w := &worker{mem: mem, wake: make(chan struct{}, 1)}
