@@ -107,6 +107,29 @@ func TestRankDiesInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestVictimsAreNotBlamed lets a victim's abort and end reach the root before launch has seen the culprit's.
+func TestVictimsAreNotBlamed(t *testing.T) {
+	for name, victim := range map[string]func(j *testJob){
+		"ends":   func(j *testJob) { j.root.Lost(0, "exit status 1") },
+		"aborts": func(j *testJob) { j.worlds[0].Abort(errors.New("receiving failed")) },
+	} {
+		j := newJob(t, 3)
+		j.worlds[1].die()
+		for ok := false; !ok; _, _, ok = j.root.FirstFailure() {
+			time.Sleep(time.Millisecond)
+		}
+		victim(j)
+		j.root.Lost(1, "killed by signal 9")
+		<-j.worlds[2].Done()
+		if lost := new(RankLostError); !errors.As(j.worlds[2].Err(), &lost) || lost.Rank != 1 {
+			t.Errorf("a victim %s: rank 2 learned %v", name, j.worlds[2].Err())
+		}
+		if rank, cause, _ := j.root.FirstFailure(); rank != 1 || cause != "killed by signal 9" {
+			t.Errorf("a victim %s: FirstFailure = %d, %q", name, rank, cause)
+		}
+	}
+}
+
 // TestLaunchIsSlow lets launch say how a process died after the ranks were told.
 func TestLaunchIsSlow(t *testing.T) {
 	j := newJob(t, 2)

@@ -18,12 +18,10 @@ func ReadSecret(fd int) ([]byte, error) {
 		return nil, fmt.Errorf("reading the job's secret: %d is no descriptor; start ranks with launch", fd)
 	}
 	defer f.Close()
-	secret, err := io.ReadAll(io.LimitReader(f, SecretSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the job's secret from descriptor %d: %w", fd, err)
-	}
-	if len(secret) != SecretSize {
-		return nil, fmt.Errorf("reading the job's secret from descriptor %d: got %d bytes, want %d; start ranks with launch", fd, len(secret), SecretSize)
+	secret := make([]byte, SecretSize)
+	// Not to the end of the pipe: that would wait for whoever else holds the other end.
+	if n, err := io.ReadFull(f, secret); err != nil {
+		return nil, fmt.Errorf("reading the job's secret from descriptor %d: got %d of %d bytes: %w; start ranks with launch", fd, n, SecretSize, err)
 	}
 	return secret, nil
 }
