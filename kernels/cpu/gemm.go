@@ -16,6 +16,9 @@ const (
 	tileRows, tileCols = 240, 512
 	// tileMin is the side below which a block of C is not cut any further to give all threads work.
 	tileMin = 64
+	// partWork is the number of multiply-adds, some ten microseconds' worth, below which a part is not cut any further:
+	// waking a thread takes a few microseconds itself.
+	partWork = 1 << 20
 	// partsPerThread leaves room to balance the load.
 	partsPerThread = 3
 )
@@ -51,7 +54,8 @@ func newProduct(d *Device, c *call) product {
 // cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
 func (p *product) cut(threads, mr, nr int) {
 	rows, cols := min(tileRows, p.m), min(tileCols, p.n)
-	for threads > 1 && max(rows, cols) > tileMin && partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads {
+	few := func() bool { return partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads }
+	for threads > 1 && few() && max(rows, cols) > tileMin && rows*cols*p.k > partWork {
 		if cols >= rows {
 			cols = max(cols/2, tileMin)
 		} else {
