@@ -56,7 +56,7 @@ func (l *Loaded) Close() error {
 
 // NewestStep returns the step of the newest checkpoint that looks whole: the marker, the manifest and the sizes of the
 // files agree, their contents are not read. found is false when there is none. It is cheap enough for every rank, to agree
-// on a step before one of them verifies it.
+// on a step before one of them verifies it; it is meant for the start of a run, when nobody saves.
 func (s *Store) NewestStep() (step int, found bool, err error) {
 	steps, err := s.list()
 	if err != nil {
@@ -117,18 +117,34 @@ func (s *Store) newest() (l *Loaded, again bool, err error) {
 	}
 	var reasons error
 	for _, step := range steps {
-		before, _ := os.Stat(s.path(step))
-		l, err := s.Load(step)
+		l, gone, err := s.loadUnlessGone(step)
 		if err == nil {
 			return l, false, nil
 		}
-		if after, _ := os.Stat(s.path(step)); before == nil || after == nil || !os.SameFile(before, after) {
+		if gone {
 			return nil, true, nil
 		}
 		s.log.Warn("a damaged checkpoint is skipped", "checkpoint", s.path(step), "reason", err)
 		reasons = errors.Join(reasons, err)
 	}
 	return nil, false, fmt.Errorf("none of the %d checkpoints in %s is sound; restore one, or start anew in another run.output_dir: %w", len(steps), s.dir, reasons)
+}
+
+// loadUnlessGone is Load that tells a checkpoint which was removed or replaced meanwhile from one that is damaged.
+func (s *Store) loadUnlessGone(step int) (l *Loaded, gone bool, err error) {
+	path := s.path(step)
+	// As long as it is open, the directory's inode cannot become that of another, and comparing the two is safe.
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, !exists(path), err
+	}
+	defer d.Close()
+	if l, err = s.Load(step); err == nil {
+		return l, false, nil
+	}
+	before, errBefore := d.Stat()
+	after, errAfter := os.Stat(path)
+	return nil, errBefore != nil || errAfter != nil || !os.SameFile(before, after), err
 }
 
 // LoadDir verifies and opens the checkpoint in the directory dir, wherever that is: every byte of it is read and compared

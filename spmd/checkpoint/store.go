@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -38,11 +37,10 @@ type Store struct {
 	log       *slog.Logger
 	fsys      fileSystem
 	fileBytes int
-	// lock is the open directory whose lock makes this store the only writer, nil for a store that only reads.
-	lock *os.File
-	// saving holds a token while a save runs.
+	// saving holds a token while a save runs. Who has put it there owns the fields below.
 	saving chan struct{}
-	mu     sync.Mutex
+	// lock is the open directory whose lock makes this store the only writer, nil for a store that only reads.
+	lock   *os.File
 	failed error // of the asynchronous saves since the last Wait
 }
 
@@ -125,14 +123,15 @@ func (s *Store) recover() error {
 	return s.setLatest(stepName(step))
 }
 
-// Close waits for a save in flight, whose error it returns, and lets another writer in.
+// Close waits for a save in flight, returns what Wait would, and lets another writer in.
 func (s *Store) Close() error {
-	err := s.Wait()
+	s.saving <- struct{}{}
+	defer func() { <-s.saving }()
 	if s.lock != nil {
 		s.lock.Close()
 		s.lock = nil
 	}
-	return err
+	return s.takeFailures()
 }
 
 // Save writes a checkpoint and returns when it is on the disk and the ones beyond keep are gone. A checkpoint of the same
@@ -155,9 +154,7 @@ func (s *Store) SaveAsync(snapshot *Snapshot) {
 		defer func() { <-s.saving }()
 		if err := s.save(context.Background(), snapshot); err != nil {
 			s.log.Error("checkpoint failed", "error", err)
-			s.mu.Lock()
 			s.failed = errors.Join(s.failed, err)
-			s.mu.Unlock()
 		}
 	}()
 }
@@ -166,8 +163,11 @@ func (s *Store) SaveAsync(snapshot *Snapshot) {
 func (s *Store) Wait() error {
 	s.saving <- struct{}{}
 	defer func() { <-s.saving }()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	return s.takeFailures()
+}
+
+// takeFailures returns failed and clears it. Like everything that saves, it runs with the token in saving.
+func (s *Store) takeFailures() error {
 	err := s.failed
 	s.failed = nil
 	return err
