@@ -4,8 +4,11 @@
 // compute. On a plain stream of this package the call runs before the method returns, with no hand-off and no allocation;
 // on any other device.HostStream (another stream's goroutine, or the deferred test device) it runs when its turn comes.
 //
-// Inside an operator the work is cut into parts by the shape alone, never by the number of threads, and each output
-// element is computed by one thread in one order: results do not depend on the number of threads.
+// Inside an operator each output element is computed by one thread, in an order that depends on the shape alone: sums are
+// cut by the shape, never by the number of threads, and results do not depend on it.
+//
+// The innermost loops are functions of a kernelSet, one table for each kind of vector unit: plain Go, and assembly that
+// package gen writes. MatMul and Attention share the register tiles of gemm_tile.go.
 package cpu
 
 import (
