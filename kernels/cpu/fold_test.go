@@ -21,7 +21,9 @@ func treeSum[T float32 | float64](x []T) T {
 }
 
 // value is a number whose sums depend on their order.
-func value(source, i int) float64 { return math.Sin(float64(100*source+i)) * math.Pow(10, float64(i%7)) }
+func value(source, i int) float64 {
+	return math.Sin(float64(100*source+i)) * math.Pow(10, float64(i%7))
+}
 
 func testFold[T float32 | float64](t *testing.T, sum func(dst, src [][]byte)) {
 	for n := 1; n <= 17; n++ {

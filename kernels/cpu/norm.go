@@ -11,7 +11,7 @@ import (
 // LlamaRMSNorm does in float32.
 func (d *Device) RMSNorm(s device.Stream, y, rstd, x, gamma kernels.Tensor, eps float64) {
 	c := call{name: "RMSNorm", run: runRMSNorm}
-	c.operands(2, y, rstd, x, gamma)
+	c.operands(2, byRows(y), rstd, byRows(x), gamma)
 	c.f[0] = eps
 	d.launch(s, kernels.CheckRMSNorm(y, rstd, x, gamma), c)
 }
@@ -39,7 +39,7 @@ func rmsNormRows(d *Device, c *call, _ *worker, from, to int) {
 //	dx = (or +=) rstd * g - x * rstd^3 / C * sum(g * x)
 func (d *Device) RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma kernels.Tensor, accumulate bool) {
 	c := call{name: "RMSNormBackwardInput", run: runRMSNormBackwardInput}
-	c.operands(1, dx, dy, x, rstd, gamma)
+	c.operands(1, byRows(dx), byRows(dy), byRows(x), rstd, gamma)
 	c.flag[0] = accumulate
 	d.launch(s, kernels.CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, accumulate), c)
 }
@@ -70,7 +70,7 @@ func rmsNormBackwardInputRows(d *Device, c *call, _ *worker, from, to int) {
 // RMSNormBackwardWeight computes dgamma = (or +=) the sum over rows of dy * x * rstd.
 func (d *Device) RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd kernels.Tensor, accumulate bool) {
 	c := call{name: "RMSNormBackwardWeight", run: runRMSNormBackwardWeight}
-	c.operands(1, dgamma, dy, x, rstd)
+	c.operands(1, dgamma, byRows(dy), byRows(x), rstd)
 	c.flag[0] = accumulate
 	d.launch(s, kernels.CheckRMSNormBackwardWeight(dgamma, dy, x, rstd), c)
 }

@@ -22,12 +22,22 @@ func (o operands) tensor(dtype device.DType, shape ...int) kernels.Tensor {
 	return kernels.NewTensor(s, 0, dtype, shape...)
 }
 
-func (o operands) f(shape ...int) kernels.Tensor { return o.tensor(device.Float32, shape...) }
+// f makes a Float32 tensor of values from -1 to 1.
+func (o operands) f(shape ...int) kernels.Tensor {
+	o.t.Helper()
+	x := o.tensor(device.Float32, shape...)
+	values := f32(x)
+	for i := range values {
+		values[i] = float32(i*i%201)/100 - 1
+	}
+	return x
+}
 
 // everyOperator returns a function that launches each operator once.
 func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) map[string]func() {
 	o := operands{t, d}
-	x, y, z, gradient, wide := o.f(rows, width), o.f(rows, width), o.f(rows, width), o.f(rows, width), o.f(rows, 2*width)
+	x, y, z, wide := o.f(rows, width), o.f(rows, width), o.f(rows, width), o.f(rows, 2*width)
+	param, moment, variance, gradient := o.f(rows, width), o.f(rows, width), o.tensor(device.Float32, rows, width), o.f(rows, width)
 	c, gamma, perRow := o.f(width), o.f(width), o.f(rows)
 	ids, weight := o.tensor(device.Int32, rows), o.f(9, width)
 	heads, heads2, cos, sin := o.f(1, rows, 2, 8), o.f(1, rows, 2, 8), o.f(rows, 8), o.f(rows, 8)
@@ -36,7 +46,9 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 	statistics, workspace := o.f(shape...), o.tensor(device.Uint8, bytes)
 	square, sum, clip := o.f(rows, rows), o.tensor(device.Float64, 1), o.tensor(device.Float64, 3)
 	sums := o.tensor(device.Float64, kernels.SquaredNormBlocks(rows*width))
+	copy(f64(clip), []float64{1, 1, 1})
 	opt := kernels.AttentionOptions{Scale: 1, Causal: true}
+	step := kernels.AdamWOptions{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: 9}
 	return map[string]func(){
 		"MatMul":                func() { d.MatMul(s, square, x, y, kernels.MatMulOptions{TransB: true}) },
 		"AddBias":               func() { d.AddBias(s, x, c) },
@@ -61,7 +73,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"SquaredNorm":       func() { d.SquaredNorm(s, sums, x) },
 		"ClipFactor":        func() { d.ClipFactor(s, clip, sums, 1) },
 		"AdamW": func() {
-			d.AdamW(s, x, y, z, gradient, clip, kernels.AdamWOptions{Step: 1})
+			d.AdamW(s, param, moment, variance, gradient, clip, step)
 		},
 	}
 }
@@ -91,5 +103,31 @@ func BenchmarkOperators(b *testing.B) {
 	}
 	if err := s.Synchronize(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+func TestByRows(t *testing.T) {
+	wide := kernels.NewTensor(nil, 0, device.Float32, 2, 3, 20)
+	heads := wide.Narrow(2, 4, 16).Split(2, 4, 3)
+	for _, test := range []struct {
+		x    kernels.Tensor
+		rank int
+	}{
+		{kernels.NewTensor(nil, 0, device.Float32, 7), 1},
+		{kernels.NewTensor(nil, 0, device.Float32, 2, 3, 4, 5), 2},
+		{wide.Narrow(2, 1, 3), 2},
+		{heads, 3},
+		{heads.Narrow(1, 0, 2), 4},
+		{heads.Narrow(3, 0, 1), 3},
+	} {
+		got := byRows(test.x)
+		if got.Rank != test.rank || got.Last() != test.x.Last() || got.Rows() != test.x.Rows() || got.Region() != test.x.Region() {
+			t.Errorf("%v with strides %v became %v with %v", test.x, test.x.Stride, got, got.Stride)
+		}
+		for i := range test.x.Rows() {
+			if row(&got, i) != row(&test.x, i) {
+				t.Fatalf("row %d of %v is at %d, was at %d", i, got, row(&got, i), row(&test.x, i))
+			}
+		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 // SwiGLU computes y = silu(gate) * up, where gate and up are the halves of x's last dimension.
 func (d *Device) SwiGLU(s device.Stream, y, x kernels.Tensor) {
 	c := call{name: "SwiGLU", run: runSwiGLU}
-	c.operands(1, y, x)
+	c.operands(1, byRows(y), byRows(x))
 	d.launch(s, kernels.CheckSwiGLU(y, x), c)
 }
 
@@ -31,7 +31,7 @@ func swiGLURows(d *Device, c *call, _ *worker, from, to int) {
 // SwiGLUBackward computes dx from dy and x.
 func (d *Device) SwiGLUBackward(s device.Stream, dx, dy, x kernels.Tensor) {
 	c := call{name: "SwiGLUBackward", run: runSwiGLUBackward}
-	c.operands(1, dx, dy, x)
+	c.operands(1, byRows(dx), byRows(dy), byRows(x))
 	d.launch(s, kernels.CheckSwiGLUBackward(dx, dy, x), c)
 }
 
