@@ -183,6 +183,9 @@ func (s *Store) save(ctx context.Context, snapshot *Snapshot) error {
 	if err := snapshot.check(); err != nil {
 		return fail(err)
 	}
+	if err := recoverDir(s.fsys, final); err != nil { // of a save that failed earlier
+		return fail(err)
+	}
 	if err := s.write(ctx, partial, snapshot); err != nil {
 		return fail(errors.Join(err, removeTree(s.fsys, partial)))
 	}
@@ -202,9 +205,6 @@ func (s *Store) save(ctx context.Context, snapshot *Snapshot) error {
 
 // write makes the complete checkpoint directory dir.
 func (s *Store) write(ctx context.Context, dir string, snapshot *Snapshot) error {
-	if err := removeTree(s.fsys, dir); err != nil {
-		return err
-	}
 	if err := s.fsys.mkdir(dir); err != nil {
 		return err
 	}
