@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -54,26 +55,37 @@ func (l *launcher) build(dir string) (program, error) {
 	}
 	p := program{temp: temp}
 	l.console.say("building %s with go build (the first time this may take a minute)", dir)
-	// An output that ends in a slash makes go refuse a package that is not main, and name the binary as go install would.
-	cmd := exec.Command("go", "build", "-o", temp+"/", ".")
-	cmd.Dir, cmd.Env = dir, append(l.environ[:len(l.environ):len(l.environ)], "PWD="+absolute(dir))
-	cmd.Stdout, cmd.Stderr = l.stderr.w, l.stderr.w
-	// Interrupted, go build removes its own temporary files.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
-	if err := l.wait(cmd); err != nil {
+	if p.path, err = l.compile(dir, temp); err != nil {
 		p.remove()
 		return program{}, err
 	}
-	built, err := os.ReadDir(temp)
+	return p, nil
+}
+
+// compile runs go build in dir and returns the path of the binary, which is below temp.
+func (l *launcher) compile(dir, temp string) (string, error) {
+	bin, work := filepath.Join(temp, "bin"), filepath.Join(temp, "work")
+	if err := errors.Join(os.Mkdir(bin, 0o700), os.Mkdir(work, 0o700)); err != nil {
+		return "", fmt.Errorf("making a place for the binary of %s: %w", dir, err)
+	}
+	// An output that ends in a slash makes go refuse a package that is not main, and name the binary as go install would.
+	cmd := exec.Command("go", "build", "-o", bin+"/", ".")
+	cmd.Dir = dir
+	// What go itself leaves behind when it is interrupted early is removed together with temp.
+	cmd.Env = append(slices.Clone(l.environ), "PWD="+absolute(dir), "GOTMPDIR="+work)
+	cmd.Stdout, cmd.Stderr = l.stderr.w, l.stderr.w
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
+	if err := l.wait(cmd); err != nil {
+		return "", err
+	}
+	built, err := os.ReadDir(bin)
 	if err == nil && len(built) != 1 {
 		err = fmt.Errorf("go build made %d files, expected one", len(built))
 	}
 	if err != nil {
-		p.remove()
-		return program{}, fmt.Errorf("building %s: %w", dir, err)
+		return "", fmt.Errorf("building %s: %w", dir, err)
 	}
-	p.path = filepath.Join(temp, built[0].Name())
-	return p, nil
+	return filepath.Join(bin, built[0].Name()), nil
 }
 
 // wait runs go build to its end. A signal to launch interrupts it, a second one kills it.
@@ -90,6 +102,7 @@ func (l *launcher) wait(cmd *exec.Cmd) error {
 			var exit *exec.ExitError
 			switch {
 			case stopped != nil:
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // compilers that still run
 				return stoppedError{stopped}
 			case errors.As(err, &exit):
 				return usageError{fmt.Errorf("go build: %w", err)} // its own output says what is wrong

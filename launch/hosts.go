@@ -196,7 +196,8 @@ func checkLocal(hosts []host, hostname string, n int) error {
 			local = local || strings.EqualFold(h.name, name)
 		}
 		if !local {
-			return fmt.Errorf("%s: host %s: starting ranks on other hosts is not supported yet; name only localhost or %s", h.place, h.name, hostname)
+			return fmt.Errorf("%s: host %s: starting ranks on other hosts is not supported yet; name only localhost or %s",
+				h.place, h.name, hostname)
 		}
 		room += h.slots
 	}

@@ -23,7 +23,6 @@ package main
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -105,12 +104,10 @@ func (l *launcher) launch(args []string) (status int, err error) {
 
 // runJob runs the program's ranks from start to end.
 func (l *launcher) runJob(o options, p program) (status int, err error) {
-	secret, name := make([]byte, collective.SecretSize), make([]byte, 8)
+	name, secret := rand.Text()[:8], make([]byte, collective.SecretSize)
 	rand.Read(secret) // never fails
-	rand.Read(name)
-	root, err := collective.NewRoot(collective.RootOptions{
-		Size: o.ranks, Job: hex.EncodeToString(name), Secret: secret, Log: slog.New(consoleLog{console: l.console}),
-	})
+	log := slog.New(consoleLog{console: l.console})
+	root, err := collective.NewRoot(collective.RootOptions{Size: o.ranks, Job: name, Secret: secret, Log: log})
 	if err != nil {
 		return 0, err
 	}
@@ -123,7 +120,7 @@ func (l *launcher) runJob(o options, p program) (status int, err error) {
 	s := &starter{
 		program: p.path, args: o.args, environ: l.environ, secret: secret, lifeline: lifeline, console: l.console, output: o.output,
 		place: collective.Place{
-			Size: o.ranks, LocalSize: o.ranks, Job: hex.EncodeToString(name), Rendezvous: root.Addr(),
+			Size: o.ranks, LocalSize: o.ranks, Job: name, Rendezvous: root.Addr(),
 			SecretFD: secretFD, LifelineFD: lifelineFD,
 		},
 	}

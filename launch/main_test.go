@@ -25,10 +25,26 @@ func TestExitStatus(t *testing.T) {
 		first     string // how the error output begins
 	}{
 		{"all well", time.Minute, []string{"*:exit:0"}, 0, ""},
-		{"one fails, others must be asked", time.Minute, []string{"1:exit:3", "*:catch", "*:finish"}, 3, "launch: rank 1 has failed and ranks 0,2 still run: asked them to end\nlaunch: rank 1 failed first: exit status 3\n"},
-		{"one is killed", time.Minute, []string{"*:catch", "2:kill:1", "*:finish"}, 128 + 1, "launch: rank 2 has failed and ranks 0-1 still run: asked them to end\nlaunch: rank 2 failed first: killed by signal 1 (SIGHUP)\n"},
-		{"others cannot be asked", 200 * time.Millisecond, []string{"0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run: asked them to end\nlaunch: ranks 1-2 did not end when asked: killing\nlaunch: rank 0 failed first: exit status 4\n"},
-		{"others are suspended", 200 * time.Millisecond, []string{"1:kill:19", "0:exit:4", "*:block"}, 4, "launch: rank 0 has failed and ranks 1-2 still run"},
+		{
+			"one fails, others must be asked", time.Minute, []string{"1:exit:3", "*:catch", "*:finish"}, 3,
+			"launch: rank 1 has failed and ranks 0,2 still run: asked them to end\n" +
+				"launch: rank 1 failed first: exit status 3\n",
+		},
+		{
+			"one is killed", time.Minute, []string{"*:catch", "2:kill:1", "*:finish"}, 128 + 1,
+			"launch: rank 2 has failed and ranks 0-1 still run: asked them to end\n" +
+				"launch: rank 2 failed first: killed by signal 1 (SIGHUP)\n",
+		},
+		{
+			"others cannot be asked", 200 * time.Millisecond, []string{"0:exit:4", "*:block"}, 4,
+			"launch: rank 0 has failed and ranks 1-2 still run: asked them to end\n" +
+				"launch: ranks 1-2 did not end when asked: killing\n" +
+				"launch: rank 0 failed first: exit status 4\n",
+		},
+		{
+			"others are suspended", 200 * time.Millisecond, []string{"1:kill:19", "0:exit:4", "*:block"}, 4,
+			"launch: rank 0 has failed and ranks 1-2 still run",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -273,7 +289,8 @@ func TestWhatARankIsGiven(t *testing.T) {
 	if got := l.wait(t); got != 0 {
 		t.Fatalf("status %d:\n%s", got, l.err)
 	}
-	place := regexp.MustCompile(`(?m)^\[(\d)\] \{Rank:(\d) Size:3 LocalRank:(\d) LocalSize:3 Job:([0-9a-f]{16}) .*Rendezvous:(127\.0\.0\.1:\d+) SecretFD:3 LifelineFD:4.*\} secret ([0-9a-f]{64}) <nil>$`)
+	place := regexp.MustCompile(`(?m)^\[(\d)\] \{Rank:(\d) Size:3 LocalRank:(\d) LocalSize:3 ` +
+		`Job:([A-Z2-7]{8}) .*Rendezvous:(127\.0\.0\.1:\d+) SecretFD:3 LifelineFD:4.*\} secret ([0-9a-f]{64}) <nil>$`)
 	found := place.FindAllStringSubmatch(l.out.String(), -1)
 	if len(found) != 3 {
 		t.Fatalf("%d places, want 3:\n%s", len(found), l.out)

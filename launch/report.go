@@ -65,7 +65,8 @@ func (j *job) report(v verdict) string {
 	var b strings.Builder
 	if j.stop != nil && v.first.byLaunch() {
 		// The user has stopped the job; that a program has no handler for SIGTERM needs no long explanation.
-		fmt.Fprintf(&b, "launch: stopped by a signal (%v); rank %d did not finish by itself: %s\n", j.stop, v.first.number, v.first.describe())
+		fmt.Fprintf(&b, "launch: stopped by a signal (%v); rank %d did not finish by itself: %s\n",
+			j.stop, v.first.number, v.first.describe())
 	} else {
 		j.reportFirst(&b, v)
 	}

@@ -131,7 +131,7 @@ func (j *job) interrupt(sig os.Signal) {
 		wait = j.timing.terminate
 	}
 	j.askAll(wait)
-	j.console.say("%v: asked %s to finish; what still runs in %v is killed, or at once on a second signal", sig, j.leftText(), wait)
+	j.console.say("%v: asked %s to finish; what still runs in %v, or at a second signal, is killed", sig, j.leftText(), wait)
 }
 
 // escalate goes on to the next phase when the time of one has run out.
