@@ -10,7 +10,7 @@ import (
 
 // Ranks write into pipes, so they cannot see by themselves that a person is looking on. These variables are set for a rank
 // whose standard output or standard error launch passes on, unchanged and at once, to a terminal; their value is the
-// terminal's width in columns, 0 if it is unknown. A stream without its variable is read by lines: what stands before a
+// terminal's width in columns (80 where the terminal does not say). A stream without its variable is read by lines: what stands before a
 // carriage return may be lost, so progress bars belong only where the variable is set.
 const (
 	envStdoutColumns = "LOCKSTEP_STDOUT_COLUMNS"
@@ -32,8 +32,8 @@ func newStream(f *os.File) *stream {
 	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
 		return s
 	}
-	s.terminal = true
-	if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+	s.terminal, s.columns = true, 80
+	if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil && size.Col > 0 {
 		s.columns = int(size.Col)
 	}
 	return s
