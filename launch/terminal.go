@@ -10,8 +10,8 @@ import (
 
 // Ranks write into pipes, so they cannot see by themselves that a person is looking on. These variables are set for a rank
 // whose standard output or standard error launch passes on, unchanged and at once, to a terminal; their value is the
-// terminal's width in columns (80 where the terminal does not say). A stream without its variable is read by lines: what stands before a
-// carriage return may be lost, so progress bars belong only where the variable is set.
+// terminal's width in columns (80 where the terminal does not say). A stream without its variable is read by lines: what
+// stands before a carriage return may be lost, so progress bars belong only where the variable is set.
 const (
 	envStdoutColumns = "LOCKSTEP_STDOUT_COLUMNS"
 	envStderrColumns = "LOCKSTEP_STDERR_COLUMNS"
