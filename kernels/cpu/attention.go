@@ -30,7 +30,8 @@ func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, works
 }
 
 // Attention computes o = softmax(scale * q k^T + mask) v and, for the backward pass, the log of each row's sum of
-// exponentials. A row that sees no key has output 0 and statistics -Inf.
+// exponentials. A row that sees no key has output 0 and statistics -Inf. A key that a row does not see may still count with
+// weight zero, so that an infinity or a NaN of its v can show in that row.
 func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tensor, opt kernels.AttentionOptions) {
 	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
 	c.operands(2, o, statistics, q, k, v)

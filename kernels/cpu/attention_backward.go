@@ -51,25 +51,27 @@ type backward struct {
 	delta             []float32 // of each row
 
 	// The block of keys, packed as B, and its gradients.
-	keyScores     []float32 // D x keys, for the scores
-	valueDP       []float32 // Dv x keys, for dP
-	keyDQ         []float32 // keys x D, for dq
-	dkSum         []float32 // keys x D
-	dvSum         []float32 // keys x Dv
-	keyStride     int       // of a row of p and ds
-	dkStride      int
-	dvStride      int
-	firstKey      int
-	keys          int
-	denseQ        []float32 // the block of rows: scale * q
-	denseDO       []float32
-	qScores       []float32 // packed as A: rows x D, for the scores
-	doDP          []float32 // packed as A: rows x Dv, for dP
-	qDK           []float32 // packed as B: rows x D, for dk
-	doDV          []float32 // packed as B: rows x Dv, for dv
-	p, ds         []float32 // rows x keys
-	packed, dqSum []float32 // one panel: of P^T, dS or dS^T packed as A, and of dq
-	firstRow, n   int
+	firstKey, keys int
+	keyScores      []float32 // D x keys, for the scores
+	valueDP        []float32 // Dv x keys, for dP
+	keyDQ          []float32 // keys x D, for dq
+	dkSum          []float32 // keys x D
+	dvSum          []float32 // keys x Dv
+
+	// The block of rows, dense and packed.
+	firstRow, n     int
+	denseQ, denseDO []float32 // scale * q and do
+	qScores         []float32 // as A: rows x D, for the scores
+	doDP            []float32 // as A: rows x Dv, for dP
+	qDK             []float32 // as B: rows x D, for dk
+	doDV            []float32 // as B: rows x Dv, for dv
+
+	// What the two blocks make.
+	p, ds  []float32 // rows x keys
+	packed []float32 // one panel of P^T, dS or dS^T, as A
+	dqSum  []float32 // one panel of dq
+
+	keyStride, dkStride, dvStride int // of the rows of p and ds, of dkSum and dqSum, and of dvSum
 }
 
 func newBackward(a *attention, c *call, w *worker) backward {
