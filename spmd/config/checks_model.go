@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -80,19 +81,15 @@ func (l *loader) checkPositions() {
 	}
 }
 
-// checkWeights looks for weights in model.path and opens them. Whether they are the model's is found when they are read.
+// checkWeights looks for weights in model.path and checks that they are the model's: every tensor by name and shape.
 func (l *loader) checkWeights() {
 	m := l.config.Model
 	if !l.usable("model.init", "run.mode") || m.Init == "random" {
 		return
 	}
 	if checkpoint.HasWeights(m.Path) {
-		weights, err := checkpoint.OpenWeights(m.Path)
-		if err == nil {
-			err = weights.Close()
-		}
-		if err != nil {
-			l.problem("model.path", err.Error(), `repair the weights, or ignore them with model.init = "random"`)
+		if err := l.compareWeights(m.Path); err != nil {
+			l.problem("model.path", err.Error(), `give the config.json and the weights of one model, or ignore the weights with model.init = "random"`)
 		}
 		return
 	}
@@ -102,4 +99,16 @@ func (l *loader) checkWeights() {
 	case "finetune":
 		l.note("model.path", "has no weights (*.safetensors): the run starts from random ones")
 	}
+}
+
+func (l *loader) compareWeights(dir string) error {
+	weights, err := checkpoint.OpenWeights(dir)
+	if err != nil {
+		return err
+	}
+	note, err := model.New(l.config.Architecture).CheckWeights(weights)
+	if note != "" {
+		l.note("model.path", "%s", note)
+	}
+	return errors.Join(err, weights.Close())
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
 )
 
@@ -169,9 +170,23 @@ func TestEvaluateNeedsNoTraining(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "config.json"), text)
-	header := `{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}` + strings.Repeat(" ", 10)
-	weights := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header+"\x00\x00\x00\x00"...)
-	write(t, filepath.Join(dir, "model.safetensors"), weights)
+	c0, modelProblems := model.ReadConfig(dir, nil)
+	if len(modelProblems) > 0 {
+		t.Fatal(modelProblems)
+	}
+	writeWeights := func(parameters []*model.Parameter) {
+		var tensors []safetensors.Tensor
+		for _, p := range parameters {
+			tensors = append(tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: safetensors.Bytes(make([]byte, 4*p.Len()))})
+		}
+		var file bytes.Buffer
+		if err := safetensors.Write(&file, tensors, nil); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "model.safetensors"), file.Bytes())
+	}
+	parameters := model.New(c0).Parameters
+	writeWeights(parameters)
 	o := LoadOptions{Path: filepath.Join(dir, "c.toml")}
 	write(t, o.Path, []byte(`
 		run = { output_dir = "testdata/no_such_output", mode = "evaluate" }
@@ -195,7 +210,15 @@ func TestEvaluateNeedsNoTraining(t *testing.T) {
 	if _, problems := Load(o); len(problems) != 3 { // steps, lr, data.paths
 		t.Errorf("got %v", problems)
 	}
-	write(t, filepath.Join(dir, "model.safetensors"), weights[:20])
+	parameters[2].Name += ".x"
+	writeWeights(parameters)
+	if _, problems := Load(resolved); len(problems) != 1 || problems[0].Key != "model.path" ||
+		!strings.Contains(problems[0].What, "k_proj.weight [16 32] is missing") || !strings.Contains(problems[0].What, "k_proj.weight.x [16 32] is not part of this model") {
+		t.Errorf("another model's weights: %v", problems)
+	}
+	if err := os.Truncate(filepath.Join(dir, "model.safetensors"), 20); err != nil {
+		t.Fatal(err)
+	}
 	if _, problems := Load(resolved); len(problems) != 1 || problems[0].Key != "model.path" {
 		t.Errorf("cut weights: %v", problems)
 	}

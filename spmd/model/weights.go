@@ -49,7 +49,7 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 		note = "tensors that config.json makes unnecessary are skipped: " + list(skipped)
 	}
 	if len(wrong) > 0 {
-		return note, fmt.Errorf("the weights do not fit config.json (%s): %s; give the config.json and the weights of one model",
+		return note, fmt.Errorf("the weights do not fit config.json (%s): %s",
 			m.Config.Family, list(wrong))
 	}
 	return note, nil

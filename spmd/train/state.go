@@ -165,7 +165,7 @@ func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
 		}
 		switch {
 		case err == nil:
-			if err := t.compare(loaded); err != nil {
+			if err := errors.Join(t.compare(loaded), t.checkNewest(loaded)); err != nil {
 				return nil, errors.Join(err, loaded.Close())
 			}
 			choice = strconv.Itoa(loaded.Step)
@@ -205,6 +205,16 @@ func (t *Trainer) compare(loaded *checkpoint.Loaded) error {
 	}
 	return &ConfigurationError{Key: "checkpoint.resume", Err: fmt.Errorf("the run in %s has other numbers: %s; restore the old values, or choose another run.output_dir",
 		loaded.Dir, strings.Join(lines, "; "))}
+}
+
+// checkNewest refuses to go on from a named checkpoint where output_dir holds later ones: they would be taken for this run's.
+func (t *Trainer) checkNewest(loaded *checkpoint.Loaded) error {
+	newest, found, err := t.store.NewestStep()
+	if err != nil || !found || newest <= loaded.Step {
+		return err
+	}
+	return &ConfigurationError{Key: "checkpoint.resume", Err: fmt.Errorf("%s is of step %d, but %s already goes to step %d; choose another run.output_dir",
+		loaded.Dir, loaded.Step, t.checkpointDir(), newest)}
 }
 
 func exists(path string) bool {

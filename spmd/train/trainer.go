@@ -140,13 +140,6 @@ func (t *Trainer) fill() error {
 	}
 	defer src.Close()
 	t.Log.Info("the weights are loaded", "from", t.Config.Model.Path)
-	note, err := t.Model.CheckWeights(src)
-	if note != "" {
-		t.Log.Info(note)
-	}
-	if err != nil {
-		return &ConfigurationError{Key: "model.path", Err: err}
-	}
 	if err := t.Model.Initialize(t.Device, t.Stream, src, 0); err != nil {
 		return fmt.Errorf("model.path: %w", err)
 	}
