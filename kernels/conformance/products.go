@@ -8,7 +8,7 @@ import (
 )
 
 func testMatMul(s *suite) {
-	for _, n := range [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {67, 131, 300}, {1, 257, 40}, {130, 1, 19}} {
+	for _, n := range [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {67, 131, 300}, {1, 257, 40}, {130, 1, 19}, {0, 3, 4}, {3, 0, 4}, {3, 4, 0}} {
 		for _, l := range layouts() {
 			for bits := range 8 {
 				o := kernels.MatMulOptions{TransA: bits&1 != 0, TransB: bits&2 != 0, Accumulate: bits&4 != 0}
