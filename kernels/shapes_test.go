@@ -80,7 +80,8 @@ func TestSound(t *testing.T) {
 	columns.Stride[1] = 2
 	for name, bad := range map[string]Tensor{
 		"a negative size": negative, "a negative stride": backwards, "an odd offset": odd.Narrow(0, 0, 3),
-		"a view beyond the storage": beyond, "a spread last dimension": columns.Narrow(1, 0, 3), "no storage": NewTensor(nil, 0, device.Float32, 2),
+		"a view beyond the storage": beyond, "a spread last dimension": columns.Narrow(1, 0, 3),
+		"no storage": NewTensor(nil, 0, device.Float32, 2),
 	} {
 		if err := sound("x", bad); err == nil {
 			t.Errorf("%s is taken for sound: %v, offset %d, strides %v", name, bad, bad.Offset, bad.Stride)

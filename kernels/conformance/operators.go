@@ -11,7 +11,9 @@ import (
 // smallest has no rows, as an expert without tokens.
 type shape struct{ rows, width int }
 
-func shapes() []shape { return []shape{{0, 5}, {1, 1}, {3, 5}, {7, 33}, {130, 67}, {5, 1031}, {67, 513}} }
+func shapes() []shape {
+	return []shape{{0, 5}, {1, 1}, {3, 5}, {7, 33}, {130, 67}, {5, 1031}, {67, 513}}
+}
 
 // variants calls f for each shape, layout and for accumulate off and on.
 func variants(f func(n shape, l layout, accumulate bool)) {
@@ -191,7 +193,8 @@ func testSwiGLU(s *suite) {
 	}
 	// Gates far out on both sides: silu tends to the gate, and to 0 without a NaN.
 	far := []float64{-3e38, -1e4, -104, -89, -20, 20, 89, 1e4, 3e38, 1, 1, 1, 1, 1, 1, 1, 1, 1}
-	x, y := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(float32(far[i])) }, 1, 18), s.output(device.Float32, layout{}, 1, 9)
+	x := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(float32(far[i])) }, 1, 18)
+	y := s.output(device.Float32, layout{}, 1, 9)
 	want := make([]float64, 9)
 	SwiGLU(want, x.values(), 9)
 	s.d.SwiGLU(s.s, y.Tensor, x.Tensor)

@@ -8,7 +8,8 @@ import (
 )
 
 func testMatMul(s *suite) {
-	for _, n := range [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {67, 131, 300}, {1, 257, 40}, {130, 1, 19}, {0, 3, 4}, {3, 0, 4}, {3, 4, 0}} {
+	shapes := [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {67, 131, 300}, {1, 257, 40}, {130, 1, 19}, {0, 3, 4}, {3, 0, 4}, {3, 4, 0}}
+	for _, n := range shapes {
 		for _, l := range layouts() {
 			for bits := range 8 {
 				o := kernels.MatMulOptions{TransA: bits&1 != 0, TransB: bits&2 != 0, Accumulate: bits&4 != 0}
@@ -108,7 +109,8 @@ func testAttentionBackward(s *suite) {
 		for _, l := range attentionLayouts() {
 			a := s.attend(p, l, false)
 			do := s.input(l, p.B, p.Tq, p.N, p.Dv)
-			dq, dk, dv := s.output(device.Float32, l, a.shapeQ...), s.output(device.Float32, l, a.shapeK...), s.output(device.Float32, l, a.shapeV...)
+			dq, dk := s.output(device.Float32, l, a.shapeQ...), s.output(device.Float32, l, a.shapeK...)
+			dv := s.output(device.Float32, l, a.shapeV...)
 			wantQ, wantK, wantV := make([]float64, dq.Len()), make([]float64, dk.Len()), make([]float64, dv.Len())
 			AttentionBackward(wantQ, wantK, wantV, do.values(), a.q.values(), a.k.values(), a.v.values(), p)
 			s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, a.q.Tensor, a.k.Tensor, a.v.Tensor,
