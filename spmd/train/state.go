@@ -165,7 +165,11 @@ func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
 		}
 		switch {
 		case err == nil:
-			if err := errors.Join(t.compare(loaded), t.checkNewest(loaded)); err != nil {
+			err := t.compare(loaded)
+			if named != "auto" { // auto may pass over later ones, since they are damaged
+				err = errors.Join(err, t.checkNewest(loaded))
+			}
+			if err != nil {
 				return nil, errors.Join(err, loaded.Close())
 			}
 			choice = strconv.Itoa(loaded.Step)
