@@ -1,0 +1,31 @@
+package e2e
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+)
+
+// TestLayouts runs one configuration on 1 to 8 ranks with 1 or 2 threads each, and without launch.
+func TestLayouts(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	w.launch(1, "want", "device.threads=1").expect(0)
+	first := w.metrics("want")
+	if loss, err := first.steps[steps].Loss.Float64(); err != nil || first.last() != steps || loss > 4 {
+		t.Fatalf("the run of %d steps ends with %+v; it should have learnt something", steps, first.steps[first.last()])
+	}
+	for _, l := range []struct{ ranks, threads int }{{1, 2}, {2, 1}, {2, 2}, {4, 1}, {4, 2}, {8, 1}, {8, 2}} {
+		t.Run(fmt.Sprintf("%d ranks, %d threads", l.ranks, l.threads), func(t *testing.T) {
+			w := &workspace{t: t, dir: w.dir}
+			out := fmt.Sprintf("%d-%d", l.ranks, l.threads)
+			w.launch(l.ranks, out, "device.threads="+strconv.Itoa(l.threads)).expect(0)
+			w.sameRun("want", out)
+		})
+	}
+	t.Run("alone", func(t *testing.T) {
+		w := &workspace{t: t, dir: w.dir}
+		w.spmd("run.toml", "run.output_dir=alone").expect(0)
+		w.sameRun("want", "alone")
+	})
+}
