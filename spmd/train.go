@@ -53,16 +53,16 @@ func (p *program) train(ctx context.Context, path string, overrides []string) (e
 		return err
 	}
 	console := monitor.NewConsole(p.stdout, monitor.ConsoleOptions{Interval: c.Monitor.LogInterval, Width: p.columns(place)})
-	log, closeLog, err := p.openLog(c, place, console)
+	log, err := openLog(c, place, console)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeLog()) }()
-	world, err := join(ctx, c, place, dev, log)
+	defer func() { err = errors.Join(err, log.close(err)) }()
+	world, err := join(ctx, c, place, dev, log.Logger)
 	if err != nil {
 		return err
 	}
-	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, console: console, log: log}
+	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, console: console, log: log.Logger}
 	if err = run.train(ctx); err != nil {
 		world.Abort(err)
 	}
@@ -92,20 +92,35 @@ func join(ctx context.Context, c *config.Config, place collective.Place, dev *cp
 	})
 }
 
-// openLog makes output_dir and returns the rank's log, which goes to its file and, on rank 0, to the console.
-func (p *program) openLog(c *config.Config, place collective.Place, console *monitor.Console) (*slog.Logger, func() error, error) {
+// A rankLog is a rank's own log: a file and, on rank 0, the console as well.
+type rankLog struct {
+	*slog.Logger
+	file *os.File
+}
+
+// openLog makes output_dir and the rank's log in it.
+func openLog(c *config.Config, place collective.Place, console *monitor.Console) (*rankLog, error) {
 	dir := filepath.Join(c.Run.OutputDir, "logs")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
+		return nil, fmt.Errorf("run.output_dir: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("rank-%05d.log", place.Rank)), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return nil, nil, fmt.Errorf("run.output_dir: %w", err)
+		return nil, fmt.Errorf("run.output_dir: %w", err)
 	}
-	if place.Rank != 0 {
-		return slog.New(slog.NewTextHandler(f, nil)), f.Close, nil
+	var handler slog.Handler = slog.NewTextHandler(f, nil)
+	if place.Rank == 0 {
+		handler = slog.NewMultiHandler(handler, newConsoleHandler(console))
 	}
-	return slog.New(slog.NewMultiHandler(slog.NewTextHandler(f, nil), newConsoleHandler(console))), f.Close, nil
+	return &rankLog{slog.New(handler), f}, nil
+}
+
+// close ends the log, after the error, if any, that ended the rank. Main prints the error, so it goes to the file alone.
+func (l *rankLog) close(failure error) error {
+	if failure != nil {
+		slog.New(slog.NewTextHandler(l.file, nil)).Error("this rank failed", "reason", failure)
+	}
+	return l.file.Close()
 }
 
 // A rank is one process of a run, with everything it has opened.
