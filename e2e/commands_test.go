@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestModel trains a model and uses it as a user would: sampling and evaluation.
+func TestModel(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	w.launch(2, "out").expect(0)
+
+	generate := func(args ...string) string {
+		t.Helper()
+		return w.spmd(append([]string{"generate", "out/model", "--prompt", "the ", "--tokens", "60"}, args...)...).expect(0).out.String()
+	}
+	text := generate("--seed", "7", "--threads", "1")
+	if !strings.HasPrefix(text, "the ") || len(text) < 10 {
+		t.Errorf("generate wrote %q", text)
+	}
+	if again := generate("--seed", "7", "--threads", "2"); again != text {
+		t.Errorf("the same seed gave %q and %q", text, again)
+	}
+	if other := generate("--seed", "8"); other == text {
+		t.Errorf("another seed gave the same text: %q", text)
+	}
+	if greedy := generate("--seed", "7", "--temperature", "0"); greedy != generate("--seed", "8", "--temperature", "0") {
+		t.Error("the likeliest tokens depend on the seed")
+	}
+
+	// The model, loaded from its directory, has the loss that it had when the run ended, whatever the number of ranks.
+	_, rest, _ := strings.Cut(configuration, "[data]")
+	w.write("evaluate.toml", "[run]\nmode = \"evaluate\"\noutput_dir = \"evaluated\"\n[model]\npath = \"out/model\"\n[data]"+rest)
+	start(t, w.dir, programs.launch, "-n", "4", programs.spmd, "evaluate.toml").expect(0)
+	want, got := w.metrics("out").validations[steps], w.metrics("evaluated").validations[0]
+	if want.ValidationLoss == "" || got.ValidationLoss != want.ValidationLoss {
+		t.Errorf("the evaluation's loss is %q, that at the end of the run %q", got.ValidationLoss, want.ValidationLoss)
+	}
+}
+
+// TestResolvedConfiguration uses what check prints, and what a run writes, as configurations.
+func TestResolvedConfiguration(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	resolved := w.spmd("check", "run.toml", "optimizer.weight_decay=0.01").expect(0).out.String()
+	if got := w.files("out"); len(got) != 0 {
+		t.Errorf("check wrote %d files", len(got))
+	}
+	w.write("resolved.toml", resolved)
+	if again := w.spmd("check", "resolved.toml").expect(0).out.String(); again != resolved {
+		t.Errorf("check of what check printed:\n%s\nwant:\n%s", again, resolved)
+	}
+	w.launch(2, "want", "optimizer.weight_decay=0.01").expect(0)
+	w.spmd("resolved.toml", "run.output_dir=out").expect(0)
+	w.sameRun("want", "out")
+	w.spmd("want/config.resolved.toml", "run.output_dir=again", "parallel.data=1").expect(0)
+	w.sameRun("want", "again")
+}
+
+// TestExitStatus holds what the README says of exit statuses. See TestLostRank for ranks that are killed and TestFailingRun
+// for runs that fail.
+func TestExitStatus(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	w.write("no.toml", "steps = [\n")
+	for _, c := range []struct {
+		program string
+		args    string
+		status  int
+		says    string
+	}{
+		{programs.spmd, "--help", 0, "spmd CONFIG.toml"},
+		{programs.spmd, "--version", 0, "spmd "},
+		{programs.spmd, "check run.toml", 0, "The configuration is sound"},
+		{programs.spmd, "check run.toml -n 8", 0, "8 ranks = data 8"},
+		{programs.spmd, "", 2, "spmd CONFIG.toml"},
+		{programs.spmd, "absent.toml", 2, "absent.toml: "},
+		{programs.spmd, "no.toml", 2, "no.toml:"},
+		{programs.spmd, "run.toml train.steps", 2, "train.steps"},
+		{programs.spmd, "check", 2, "usage"},
+		{programs.spmd, "check run.toml --fast", 2, "--fast"},
+		{programs.spmd, "generate", 2, "model directory"},
+		{programs.spmd, "generate absent --tokens 0", 2, "--tokens"},
+		{programs.spmd, "generate absent --prompt a", 1, "absent"},
+		{programs.launch, "--help", 0, "launch -n N"},
+		{programs.launch, "", 2, "-n N"},
+		{programs.launch, "-n 2 absent/program", 2, "absent/program"},
+		{programs.launch, "-n 2 " + programs.spmd + " absent.toml", 2, "absent.toml: "},
+	} {
+		start(t, w.dir, c.program, strings.Fields(c.args)...).expect(c.status).says(c.says)
+	}
+	if got := w.files("out"); len(got) != 0 {
+		t.Errorf("commands that start nothing wrote %d files", len(got))
+	}
+}
