@@ -30,11 +30,19 @@ func blockedAllReduce(t *testing.T, j *testJob, groups []Group, without int) []d
 		}
 	}
 	for rank := range groups {
-		for rank != without && !groups[rank].(*group).inside.Load() {
+		for rank != without && !isInside(groups[rank]) {
 			time.Sleep(time.Millisecond)
 		}
 	}
 	return events
+}
+
+// isInside reports whether an operation of the group runs.
+func isInside(g Group) bool {
+	in := g.(*group)
+	in.state.Lock()
+	defer in.state.Unlock()
+	return in.inside
 }
 
 func TestRankDiesDuringAllReduce(t *testing.T) {

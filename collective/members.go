@@ -36,11 +36,14 @@ type group struct {
 	mu     sync.Mutex // guards links while they are made
 	links  []link     // by position; nil at this rank's own
 
-	sequence uint64               // the number of the last operation called
-	running  sync.Mutex           // held while an operation runs
-	entered  atomic.Pointer[work] // the last operation that has begun
-	inside   atomic.Bool          // whether it still runs
+	sequence uint64     // the number of the last operation called
+	running  sync.Mutex // held while an operation runs
 	cause    atomic.Pointer[groupError]
+
+	state   sync.Mutex // guards what follows
+	entered work       // a copy of the last operation that has begun
+	inside  bool       // whether it still runs
+	spare   []*work    // operations on buffers that have ended well, to be used again: steps allocate nothing
 
 	scratch  []byte // what was received and is not yet folded
 	dst      [1][]byte
@@ -81,29 +84,29 @@ func (g *group) Size() int { return len(g.ranks) }
 
 // AllReduce implements Group; see allreduce.go.
 func (g *group) AllReduce(buf device.Region, r Reduction, after device.Event) device.Event {
-	w := &work{run: (*group).allReduce, kind: opAllReduce, buf: buf, reduction: r, writes: true}
+	w := work{run: (*group).allReduce, kind: opAllReduce, buf: buf, reduction: r, writes: true}
 	if size := r.DType.Size(); size == 0 || buf.Bytes%size != 0 || r.Fold == nil {
 		w.invalid = fmt.Errorf("a buffer of %d bytes cannot be reduced as %v (with a fold: %v)", buf.Bytes, r.DType, r.Fold != nil)
 	}
-	return g.enqueue(w, after)
+	return g.enqueue(g.reuse(w), after)
 }
 
 // AllGather implements Group; see allgather.go.
 func (g *group) AllGather(buf device.Region, after device.Event) device.Event {
-	w := &work{run: (*group).allGather, kind: opAllGather, buf: buf, writes: true}
+	w := work{run: (*group).allGather, kind: opAllGather, buf: buf, writes: true}
 	if buf.Bytes%g.Size() != 0 {
 		w.invalid = fmt.Errorf("a buffer of %d bytes has no %d equal slices", buf.Bytes, g.Size())
 	}
-	return g.enqueue(w, after)
+	return g.enqueue(g.reuse(w), after)
 }
 
 // Broadcast implements Group; see broadcast.go.
 func (g *group) Broadcast(buf device.Region, root int, after device.Event) device.Event {
-	w := &work{run: (*group).broadcast, kind: opBroadcast, buf: buf, root: root, writes: root != g.me}
+	w := work{run: (*group).broadcast, kind: opBroadcast, buf: buf, root: root, writes: root != g.me}
 	if root < 0 || root >= g.Size() {
 		w.invalid = fmt.Errorf("member %d is the root, but there are %d members", root, g.Size())
 	}
-	return g.enqueue(w, after)
+	return g.enqueue(g.reuse(w), after)
 }
 
 // Barrier implements Group; see barrier.go.
@@ -122,6 +125,21 @@ func (g *group) GatherBytes(ctx context.Context, mine []byte) ([][]byte, error) 
 		return nil, err
 	}
 	return w.host, nil
+}
+
+// reuse returns v in memory of an operation that has ended, where there is one.
+func (g *group) reuse(v work) *work {
+	v.recycle = true
+	g.state.Lock()
+	defer g.state.Unlock()
+	last := len(g.spare) - 1
+	if last < 0 {
+		return &v
+	}
+	w := g.spare[last]
+	g.spare = g.spare[:last]
+	*w = v
+	return w
 }
 
 // enqueue puts an operation into the group's stream.
@@ -193,8 +211,10 @@ func (g *group) stalled(peer int) error {
 // position returns where this rank stands in the group.
 func (g *group) position() operation {
 	op := operation{Group: g.id, Name: "the forming of group " + g.name}
-	if w := g.entered.Load(); w != nil {
-		op.Sequence, op.Name, op.Inside = w.sequence, w.Name(), g.inside.Load()
+	g.state.Lock()
+	defer g.state.Unlock()
+	if w := &g.entered; w.group != nil {
+		op.Sequence, op.Name, op.Inside = w.sequence, w.Name(), g.inside
 	}
 	return op
 }
@@ -225,6 +245,7 @@ type work struct {
 	root      int
 	host      [][]byte // what GatherBytes exchanges
 	invalid   error    // why the arguments cannot be used
+	recycle   bool     // whether its memory may be used again once it has ended well
 }
 
 // Name returns a name such as "all-reduce 17 of group data (1.2 MB)".
@@ -247,9 +268,7 @@ func (w *work) Run() error {
 	g := w.group
 	g.running.Lock()
 	defer g.running.Unlock()
-	g.entered.Store(w)
-	g.inside.Store(true)
-	defer g.inside.Store(false)
+	g.enter(w)
 	err := w.invalid
 	if err == nil {
 		err = g.broken()
@@ -269,7 +288,25 @@ func (w *work) Run() error {
 			}
 		}
 	}
+	g.leave(w, err)
 	return err
+}
+
+// enter notes that an operation has begun.
+func (g *group) enter(w *work) {
+	g.state.Lock()
+	defer g.state.Unlock()
+	g.entered, g.inside = *w, true
+}
+
+// leave notes that it has ended. One that failed is still to be named by its stream.
+func (g *group) leave(w *work, err error) {
+	g.state.Lock()
+	defer g.state.Unlock()
+	g.inside = false
+	if w.recycle && err == nil {
+		g.spare = append(g.spare, w)
+	}
 }
 
 // header returns the header of a message of this operation with size bytes of data.

@@ -46,7 +46,7 @@ func (s *inlineStream) Fail(err error) {
 // Launch runs w.
 func (s *inlineStream) Launch(w device.Work) {
 	if s.err == nil {
-		s.Fail(run(w))
+		s.Fail(entry{work: w}.run())
 	}
 }
 
@@ -60,6 +60,17 @@ func (s *inlineStream) call(c call) {
 	}
 }
 
+// copy copies between a region's memory and the host's.
+func (s *inlineStream) copy(name string, dst, src []byte) {
+	switch {
+	case s.err != nil:
+	case len(dst) != len(src):
+		s.Fail(fmt.Errorf("%s: copying %d bytes to %d", name, len(src), len(dst)))
+	default:
+		copy(dst, src)
+	}
+}
+
 // queueStream runs work on a goroutine of its own, which ends when the stream is closed.
 type queueStream struct {
 	name  string
@@ -67,7 +78,8 @@ type queueStream struct {
 
 	mu       sync.Mutex
 	changed  sync.Cond // signalled when work arrives, work is done, or the stream closes
-	queue    []device.Work
+	queue    []entry
+	head     int    // of queue: the first that has not been taken
 	enqueued uint64 // tickets given out
 	done     uint64 // tickets finished
 	err      error
@@ -84,30 +96,49 @@ func newQueueStream(name string) *queueStream {
 
 func (s *queueStream) Name() string { return s.name }
 
-// Launch enqueues w.
-func (s *queueStream) Launch(w device.Work) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = append(s.queue, w)
-	s.enqueued++
-	s.changed.Broadcast()
+// An entry of a queue is a piece of work, an event to wait for, or the stream's failure.
+type entry struct {
+	work  device.Work
+	event device.Event
+	err   error
 }
 
-// A control is an entry of a queue that moves no data. Its error becomes the stream's as it is.
-type control func() error
+// run does what the entry says. An error that came from elsewhere is the stream's as it is; that of work is named.
+func (e entry) run() error {
+	switch {
+	case e.err != nil:
+		return e.err
+	case e.work == nil:
+		return e.event.Synchronize()
+	}
+	if err := e.work.Run(); err != nil {
+		return fmt.Errorf("%s: %w", e.work.Name(), err)
+	}
+	return nil
+}
 
-func (control) Name() string                             { return "control" }
-func (control) Accesses(func(r device.Region, wrt bool)) {}
-func (c control) Run() error                             { return c() }
+// Launch enqueues w.
+func (s *queueStream) Launch(w device.Work) { s.enqueue(entry{work: w}) }
 
 func (s *queueStream) Wait(e device.Event) {
 	if e.Stream != nil && e.Stream != s {
-		s.Launch(control(e.Synchronize))
+		s.enqueue(entry{event: e})
 	}
 }
 
 // Fail makes err the stream's error once the work enqueued before it has run.
-func (s *queueStream) Fail(err error) { s.Launch(control(func() error { return err })) }
+func (s *queueStream) Fail(err error) { s.enqueue(entry{err: err}) }
+
+func (s *queueStream) enqueue(e entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.head == len(s.queue) {
+		s.queue, s.head = s.queue[:0], 0 // reuse the memory
+	}
+	s.queue = append(s.queue, e)
+	s.enqueued++
+	s.changed.Broadcast()
+}
 
 func (s *queueStream) Record() device.Event {
 	s.mu.Lock()
@@ -138,18 +169,18 @@ func (s *queueStream) loop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		for len(s.queue) == 0 && !s.closed {
+		for s.head == len(s.queue) && !s.closed {
 			s.changed.Wait()
 		}
 		if s.closed {
 			return
 		}
-		w := s.queue[0]
-		s.queue[0] = nil // what the work holds may be freed
-		s.queue = s.queue[1:]
+		e := s.queue[s.head]
+		s.queue[s.head] = entry{} // what the work holds may be freed
+		s.head++
 		if s.err == nil {
 			s.mu.Unlock()
-			err := run(w)
+			err := e.run()
 			s.mu.Lock()
 			if err != nil {
 				s.err, s.failed = err, s.done+1
@@ -158,15 +189,6 @@ func (s *queueStream) loop() {
 		s.done++
 		s.changed.Broadcast()
 	}
-}
-
-// run runs w and names it in its error.
-func run(w device.Work) error {
-	err := w.Run()
-	if _, ok := w.(control); ok || err == nil {
-		return err
-	}
-	return fmt.Errorf("%s: %w", w.Name(), err)
 }
 
 // close ends the stream after the work that is running. What is still queued never runs.

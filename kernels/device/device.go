@@ -134,7 +134,7 @@ func (r Region) Slice(from, to int) Region {
 
 // Overlaps reports whether the two regions share a byte.
 func (r Region) Overlaps(o Region) bool {
-	return r.Storage == o.Storage && r.Offset < o.Offset+o.Bytes && o.Offset < r.Offset+r.Bytes
+	return r.Storage == o.Storage && r.Bytes > 0 && o.Bytes > 0 && r.Offset < o.Offset+o.Bytes && o.Offset < r.Offset+r.Bytes
 }
 
 // BytesOf returns the memory of a slice of fixed-size numbers, to be handed to Read and Write.

@@ -36,6 +36,7 @@ type megatronSource struct {
 // An indexedPair is PREFIX.bin with PREFIX.idx.
 type indexedPair struct {
 	prefix string
+	bin    string // the name of the .bin file
 	index  index
 	first  int64  // number of the pair's first token in the source
 	mapped []byte // the .bin file
@@ -90,7 +91,7 @@ func pairError(prefix string, err error) error {
 
 // openPair checks the .idx file of a pair and maps its .bin file.
 func openPair(prefix string) (indexedPair, error) {
-	p := indexedPair{prefix: prefix}
+	p := indexedPair{prefix: prefix, bin: prefix + ".bin"}
 	idx, err := mapFile(prefix + ".idx")
 	if err != nil {
 		return p, err
@@ -105,7 +106,7 @@ func openPair(prefix string) (indexedPair, error) {
 	if err := errors.Join(err, unmap(idx)); err != nil {
 		return p, err
 	}
-	if p.mapped, err = mapFile(prefix + ".bin"); err != nil {
+	if p.mapped, err = mapFile(p.bin); err != nil {
 		return p, err
 	}
 	if want := p.index.tokens * int64(p.index.tokenType.size()); int64(len(p.mapped)) != want {
@@ -190,7 +191,7 @@ func (s *megatronSource) ReadTokens(dst []int32, at int64) error {
 	for ; len(dst) > 0; i++ {
 		p := &s.pairs[i]
 		n := min(p.first+p.index.tokens-at, int64(len(dst)))
-		err := guardMapping(p.prefix+".bin", func() error { return p.read(dst[:n], at-p.first, s.limit) })
+		err := guardMapping(p.bin, func() error { return p.read(dst[:n], at-p.first, s.limit) })
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"lockstep/kernels/device"
 	"lockstep/spmd/mesh"
 	"lockstep/spmd/monitor"
+	"lockstep/spmd/pipeline"
 )
 
 // step makes training step i, counted from 0: fetch, forward and backward, reduce, clip, update, log. Everything is enqueued
@@ -19,7 +20,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 
 	// Forward and backward: the schedule's actions, micro batch by micro batch. The loss is the mean over the step's label
 	// tokens, so each token's gradient is scaled by one over their number.
-	if err := t.placed.executor.Run(t.loader(i), 1/float64(t.Config.TokensPerStep())); err != nil {
+	if err := t.placed.executor.Run(t.load(i), 1/float64(t.Config.TokensPerStep())); err != nil {
 		return row, false, err
 	}
 
@@ -50,12 +51,25 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 		Tokens: t.Config.TokensPerStep(), Time: time.Since(started)}, stopped, nil
 }
 
-// loader returns what fills this rank's micro batches of step i.
-func (t *Trainer) loader(i int) func(microBatch int, ids, labels []int32) error {
-	first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
-	return func(microBatch int, ids, labels []int32) error {
-		return t.training.Batch(i, first+microBatch, t.MicroBatches, ids, labels)
+// hostMemory is what the step needs on the host, kept so that a step allocates nothing.
+type hostMemory struct {
+	step   int             // whose micro batches fill loads
+	fill   pipeline.Loader // of this rank's training data
+	flag   [1]float64      // 1 where this rank was told to stop
+	report []float64       // of all ranks
+	clip   [3]float64
+}
+
+// load returns what fills this rank's micro batches of step i.
+func (t *Trainer) load(i int) pipeline.Loader {
+	t.host.step = i
+	if t.host.fill == nil {
+		first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
+		t.host.fill = func(microBatch int, ids, labels []int32) error {
+			return t.training.Batch(t.host.step, first+microBatch, t.MicroBatches, ids, labels)
+		}
 	}
+	return t.host.fill
 }
 
 // shareReport exchanges the losses of the ranks' micro batches, and whether a rank was told to stop.
@@ -63,18 +77,21 @@ func (t *Trainer) shareReport(stop bool) device.Event {
 	me, n := t.Mesh.Coordinate(mesh.Data), t.MyMicroBatches
 	mine := t.placed.report.Narrow(0, me, me+1).Reshape(n + 1)
 	t.Device.Copy(t.Stream, mine.Narrow(0, 0, n), t.placed.executor.Losses())
-	flag := []float64{0}
+	t.host.flag[0] = 0
 	if stop {
-		flag[0] = 1
+		t.host.flag[0] = 1
 	}
-	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(flag))
+	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(t.host.flag[:]))
 	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
 }
 
 // readReport returns the mean loss: the sums of all micro batches, added in their order in float64, over the label tokens.
 // stop is true when any rank was told to stop, so that all stop after the same step.
 func (t *Trainer) readReport(labels float64) (loss float64, stop bool, err error) {
-	values := make([]float64, t.placed.report.Len())
+	if t.host.report == nil {
+		t.host.report = make([]float64, t.placed.report.Len())
+	}
+	values := t.host.report
 	if err := t.Device.Read(t.Stream, device.BytesOf(values), t.placed.report.Region()); err != nil {
 		return 0, false, err
 	}
@@ -90,7 +107,7 @@ func (t *Trainer) readReport(labels float64) (loss float64, stop bool, err error
 
 // readNorm returns the gradients' global norm before clipping.
 func (t *Trainer) readNorm() (float64, error) {
-	var clip [3]float64
-	err := t.Device.Read(t.Stream, device.BytesOf(clip[:]), t.placed.optimizer.Norm().Region())
+	clip := t.host.clip[:]
+	err := t.Device.Read(t.Stream, device.BytesOf(clip), t.placed.optimizer.Norm().Region())
 	return clip[0], err
 }

@@ -40,6 +40,7 @@ type Trainer struct {
 	data     collective.Group
 	storage  []*device.Storage
 	placed   *placed
+	host     hostMemory
 
 	training   *data.Dataset
 	validation *data.Dataset     // nil where there is none
