@@ -68,3 +68,19 @@ func TestGenericDigest(t *testing.T) {
 		}
 	}
 }
+
+// TestOptimizerDigest: the optimizer's arithmetic is exactly that of the generic set in every other one.
+func TestOptimizerDigest(t *testing.T) {
+	digest := func(set string) map[string]string {
+		return conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, set, 1) })
+	}
+	want := digest("generic")
+	for _, set := range KernelSets() {
+		got := digest(set)
+		for _, name := range []string{"ClipFactor", "AdamW"} {
+			if got[name] != want[name] {
+				t.Errorf("%s, %s: the digest is %s, that of generic %s", set, name, got[name], want[name])
+			}
+		}
+	}
+}

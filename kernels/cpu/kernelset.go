@@ -44,6 +44,10 @@ type kernelSet struct {
 	siluMul func(y, gate, up []float32)
 	// siluMulBackward computes, from the gradient dy of siluMul's y, the gradients of gate and up.
 	siluMulBackward func(dgate, dup, dy, gate, up []float32)
+
+	// adamW updates p, m and v with the gradient g; the parameters are the fields of adamW, and weight1 is below 1/2. All
+	// sets round after every operation, so that their bits are equal.
+	adamW func(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32)
 }
 
 // KernelSets returns the names of the kernel sets that this build has on this machine, best first.
@@ -87,5 +91,6 @@ func genericSet() *kernelSet {
 		expSum:          expSumGeneric,
 		siluMul:         siluMulGeneric,
 		siluMulBackward: siluMulBackwardGeneric,
+		adamW:           adamWGeneric,
 	}
 }

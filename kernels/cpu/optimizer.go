@@ -76,11 +76,11 @@ func runAdamW(d *Device, c *call) error {
 	return nil
 }
 
-func adamWBlocks(_ *Device, c *call, _ *worker, from, to int) {
+func adamWBlocks(d *Device, c *call, _ *worker, from, to int) {
 	p, m, v, g := f32(c.args[0]), f32(c.args[1]), f32(c.args[2]), f32(c.args[3])
 	at, end := min(from*adamWElements, len(p)), min(to*adamWElements, len(p))
 	k := adamWConstants(c.f, f64(c.args[4])[1])
-	k.update(p[at:end], m[at:end], v[at:end], g[at:end])
+	k.update(d.set, p[at:end], m[at:end], v[at:end], g[at:end])
 }
 
 // adamW holds one step's constants.
@@ -104,19 +104,35 @@ func adamWConstants(o [6]float64, clip float64) adamW {
 	}
 }
 
-func (k *adamW) update(p, m, v, g []float32) {
+// update has torch.lerp start from the nearer end: from m, or in the rare case of beta1 <= 1/2 from g.
+func (k *adamW) update(set *kernelSet, p, m, v, g []float32) {
+	update := set.adamW
+	if k.weight1 >= 0.5 {
+		update = adamWFromGradient
+	}
+	update(p, m, v, g, k.clip, k.decay, k.weight1, k.beta2, k.weight2, k.correction, k.eps, k.minusStepSize)
+}
+
+// adamWGeneric is kernelSet.adamW.
+func adamWGeneric(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32) {
 	m, v, g = m[:len(p)], v[:len(p)], g[:len(p)]
 	for i := range p {
-		gi, mi := float32(g[i]*k.clip), m[i]
-		// torch.lerp starts from the nearer end.
-		if k.weight1 < 0.5 {
-			mi += float32(k.weight1 * (gi - mi))
-		} else {
-			mi = gi - float32((gi-mi)*(1-k.weight1))
-		}
-		vi := float32(k.beta2*v[i]) + float32(float32(k.weight2*gi)*gi)
-		denominator := float32(math.Sqrt(float64(vi)))/k.correction + k.eps
-		m[i], v[i] = mi, vi
-		p[i] = float32(p[i]*k.decay) + float32(k.minusStepSize*mi)/denominator
+		gi := g[i] * clip
+		m[i] += float32(weight1 * (gi - m[i]))
+		v[i] = float32(beta2*v[i]) + float32(float32(weight2*gi)*gi)
+		denominator := float32(math.Sqrt(float64(v[i])))/correction + eps
+		p[i] = float32(p[i]*decay) + float32(minusStepSize*m[i])/denominator
+	}
+}
+
+// adamWFromGradient is adamWGeneric with m on its way from g: m = g - (g - m) * (1 - weight1).
+func adamWFromGradient(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32) {
+	m, v, g = m[:len(p)], v[:len(p)], g[:len(p)]
+	for i := range p {
+		gi := float32(g[i] * clip)
+		m[i] = gi - float32((gi-m[i])*(1-weight1))
+		v[i] = float32(beta2*v[i]) + float32(float32(weight2*gi)*gi)
+		denominator := float32(math.Sqrt(float64(v[i])))/correction + eps
+		p[i] = float32(p[i]*decay) + float32(minusStepSize*m[i])/denominator
 	}
 }

@@ -29,14 +29,10 @@ var pointers = []string{"DI", "SI", "BX", "DX", "R8"}
 
 func (v isa) vector(p *printer) {
 	v.constants(p)
-	for _, f := range v.elementwise() {
-		v.row(p, f)
-	}
-	for _, f := range v.reductions() {
-		v.row(p, f)
-	}
-	for _, f := range v.exponentials() {
-		v.row(p, f)
+	for _, list := range [][]row{v.elementwise(), v.reductions(), v.exponentials(), v.optimizer()} {
+		for _, f := range list {
+			v.row(p, f)
+		}
 	}
 }
 
