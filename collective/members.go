@@ -132,12 +132,12 @@ func (g *group) reuse(v work) *work {
 	v.recycle = true
 	g.state.Lock()
 	defer g.state.Unlock()
-	last := len(g.spare) - 1
-	if last < 0 {
-		return &v
+	var w *work
+	if last := len(g.spare) - 1; last >= 0 {
+		w, g.spare = g.spare[last], g.spare[:last]
+	} else {
+		w = new(work)
 	}
-	w := g.spare[last]
-	g.spare = g.spare[:last]
 	*w = v
 	return w
 }

@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"lockstep/kernels/device"
@@ -28,7 +29,8 @@ type Tensor struct {
 // nil when only sizes are wanted.
 func NewTensor(storage *device.Storage, offset int, dtype device.DType, shape ...int) Tensor {
 	if len(shape) > MaxRank {
-		panic(fmt.Sprintf("kernels: a tensor of shape %v has more than %d dimensions", shape, MaxRank))
+		// A copy of the shape, so that the callers' shapes need not be on the heap.
+		panic(fmt.Sprintf("kernels: a tensor of shape %v has more than %d dimensions", slices.Clone(shape), MaxRank))
 	}
 	t := Tensor{Storage: storage, Offset: offset, DType: dtype, Rank: len(shape)}
 	stride := 1
@@ -107,7 +109,7 @@ func (t Tensor) Region() device.Region {
 func (t Tensor) Reshape(shape ...int) Tensor {
 	r := NewTensor(t.Storage, t.Offset, t.DType, shape...)
 	if !t.Dense() || r.Len() != t.Len() {
-		panic(fmt.Sprintf("kernels: %v cannot be reshaped to %v", t, shape))
+		panic(fmt.Sprintf("kernels: %v cannot be reshaped to %v", t, slices.Clone(shape)))
 	}
 	return r
 }

@@ -64,7 +64,7 @@ func BenchmarkStep(b *testing.B) {
 }
 
 // benchTrainer returns a trainer of a model with vocabulary 32000 on random tokens.
-func benchTrainer(b *testing.B, architecture string, batch, sequence, threads int) *Trainer {
+func benchTrainer(b testing.TB, architecture string, batch, sequence, threads int) *Trainer {
 	b.Helper()
 	dir := b.TempDir()
 	prefix := filepath.Join(dir, "tokens")
@@ -123,7 +123,7 @@ tie_word_embeddings = true
 }
 
 // writeTokens writes n tokens below vocabulary as an indexed pair of uint16, from a linear congruential generator.
-func writeTokens(b *testing.B, prefix string, n, vocabulary int) {
+func writeTokens(b testing.TB, prefix string, n, vocabulary int) {
 	b.Helper()
 	bin := make([]byte, 0, 2*n)
 	state := uint64(1)

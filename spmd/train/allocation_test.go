@@ -1,0 +1,33 @@
+package train
+
+import (
+	"runtime"
+	"testing"
+)
+
+// TestStepAllocatesNothing makes steps of a small model and counts what they take from the Go heap.
+func TestStepAllocatesNothing(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		trainer := benchTrainer(t, `model_type = "qwen3"
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 8`, 2, 16, threads)
+		next := 0
+		step := func() {
+			if _, _, err := trainer.step(next, false); err != nil {
+				t.Fatal(err)
+			}
+			next++
+		}
+		for range 3 {
+			step()
+		}
+		if n := testing.AllocsPerRun(20, step); n != 0 {
+			t.Errorf("with %d threads a step allocates %g times", threads, n)
+		}
+		runtime.GC()
+	}
+}
