@@ -22,9 +22,10 @@ import (
 	"slices"
 
 	"lockstep/kernels/device"
+	"lockstep/spmd/checkpoint/safetensors"
 )
 
-// A Tensor is a tensor in host memory, row-major and little-endian.
+// A Tensor is a tensor of a loaded checkpoint, row-major and little-endian.
 type Tensor struct {
 	Name  string
 	DType device.DType
@@ -33,12 +34,13 @@ type Tensor struct {
 	Data  []byte
 }
 
-// A Snapshot is the state of a run after a step, as it is saved. The store reads its memory until the save has ended.
+// A Snapshot is the state of a run after a step, as it is saved.
 type Snapshot struct {
 	Step   int
 	Record Record
-	// Tensors have distinct names. Their order is kept.
-	Tensors []Tensor
+	// Tensors have distinct names. Their order is kept. Their data is written while the save runs, so that the state need
+	// not be in memory a second time, unless it goes on to change meanwhile.
+	Tensors []safetensors.Tensor
 }
 
 // A Record lists what decides a run's numbers, such as the seed, the number of gradient lanes, the fingerprint of the data

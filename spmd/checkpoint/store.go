@@ -209,7 +209,11 @@ func (s *Store) write(ctx context.Context, dir string, snapshot *Snapshot) error
 		return err
 	}
 	m := &manifest{Version: formatVersion, Step: snapshot.Step, Record: snapshot.Record}
-	for i, tensors := range s.split(snapshot.Tensors) {
+	files, err := s.split(snapshot.Tensors)
+	if err != nil {
+		return err
+	}
+	for i, tensors := range files {
 		entry := fileEntry{Name: fmt.Sprintf("state-%05d.safetensors", i)}
 		err := writeFile(s.fsys, filepath.Join(dir, entry.Name), func(w io.Writer) error {
 			h := &hashWriter{ctx: ctx, w: w, sum: sha256.New()}
@@ -240,20 +244,22 @@ func (s *Store) write(ctx context.Context, dir string, snapshot *Snapshot) error
 }
 
 // split spreads tensors over files, in order. There is at least one.
-func (s *Store) split(tensors []Tensor) [][]safetensors.Tensor {
+func (s *Store) split(tensors []safetensors.Tensor) ([][]safetensors.Tensor, error) {
 	files := [][]safetensors.Tensor{nil}
 	size := 0
 	for _, t := range tensors {
+		n, err := t.Size()
+		if err != nil {
+			return nil, err
+		}
 		if size >= s.fileBytes {
 			files, size = append(files, nil), 0
 		}
 		last := &files[len(files)-1]
-		*last = append(*last, safetensors.Tensor{
-			Name: t.Name, DType: safetensors.FromDevice(t.DType), Shape: t.Shape, Data: safetensors.Bytes(t.Data),
-		})
-		size += len(t.Data)
+		*last = append(*last, t)
+		size += n
 	}
-	return files
+	return files, nil
 }
 
 // hashWriter hashes what passes through while it is in the cache, a chunk at a time, and stops when ctx is done.

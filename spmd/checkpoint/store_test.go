@@ -95,13 +95,20 @@ func TestOpenLetsOneWriterIn(t *testing.T) {
 func TestSaveRefusesBadSnapshots(t *testing.T) {
 	s := open(t, t.TempDir(), 0)
 	one := []byte{1}
+	tensors := func(ts ...Tensor) *Snapshot {
+		s := &Snapshot{}
+		for _, t := range ts {
+			s.Tensors = append(s.Tensors, saved(t))
+		}
+		return s
+	}
 	for want, snapshot := range map[string]*Snapshot{
 		"step -1 is negative":      {Step: -1},
 		`record has "seed" twice`:  {Record: Record{{"seed", "1"}, {"seed", "1"}}},
-		`tensor "w" occurs twice`:  {Tensors: []Tensor{{"w", device.Uint8, nil, one}, {"w", device.Uint8, nil, one}}},
-		"takes 2 bytes, 1 were":    {Tensors: []Tensor{{"w", device.Uint8, []int{2}, one}}},
-		"the format has no dtype":  {Tensors: []Tensor{{"w", 0, nil, one}}},
-		"no tensor can be called ": {Tensors: []Tensor{{"__metadata__", device.Uint8, nil, one}}},
+		`tensor "w" occurs twice`:  tensors(Tensor{"w", device.Uint8, nil, one}, Tensor{"w", device.Uint8, nil, one}),
+		"takes 2 bytes, 1 were":    tensors(Tensor{"w", device.Uint8, []int{2}, one}),
+		"the format has no dtype":  tensors(Tensor{"w", 0, nil, one}),
+		"no tensor can be called ": tensors(Tensor{"__metadata__", device.Uint8, nil, one}),
 	} {
 		if err := s.Save(context.Background(), snapshot); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, expected %s", err, want)

@@ -25,17 +25,12 @@ func (t *Trainer) export(ctx context.Context) error {
 }
 
 func (t *Trainer) writeModel() error {
-	values, err := t.read(t.placed.weights)
-	if err != nil {
-		return err
-	}
 	m := checkpoint.Model{Config: t.Config.Architecture.JSON(), Files: map[string][]byte{}}
 	for _, p := range t.Model.Parameters {
-		from := p.Weight.Offset - t.placed.weights.Offset
-		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape,
-			Data: safetensors.Bytes(values[from : from+p.Weight.Bytes()])})
+		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: t.writer(p.Weight)})
 	}
 	if t.Config.Data.Tokenizer == "bytes" {
+		var err error
 		if m.Files["tokenizer.json"], err = data.TokenizerJSON(); err != nil {
 			return err
 		}

@@ -42,10 +42,17 @@ type Memory struct {
 	// Weights, Optimizer and Gradients are fixed; Activations holds the records of the micro batches in flight, Scratch
 	// what lives within one layer's call.
 	Weights, Optimizer, Gradients, Activations, Scratch int
+	// Snapshot is the copy of the state that a checkpoint in the background is written from, on rank 0.
+	Snapshot int
 }
 
 // Total returns the sum.
-func (m Memory) Total() int { return m.Weights + m.Optimizer + m.Gradients + m.Activations + m.Scratch }
+func (m Memory) Total() int { return m.device() + m.Snapshot }
+
+// device returns what is in the device's memory.
+func (m Memory) device() int {
+	return m.Weights + m.Optimizer + m.Gradients + m.Activations + m.Scratch
+}
 
 // NewLayout computes the layout of a rank of a world. The operators are asked for the sizes of their workspaces only.
 func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, error) {
@@ -127,6 +134,9 @@ func (l *Layout) measure(k kernels.Device) error {
 		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
 		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
 	}
+	if c := l.Config; l.Mesh.Rank == 0 && c.Run.Mode != "evaluate" && c.Checkpoint.Async && c.Checkpoint.Interval > 0 {
+		l.Memory.Snapshot = len(prefixes) * p.weights.Bytes()
+	}
 	return nil
 }
 
@@ -143,7 +153,7 @@ func (l *Layout) arenas(storage *device.Storage) arenas {
 }
 
 // privateBytes returns the size of the rank's one private allocation.
-func (l *Layout) privateBytes() int { return l.Memory.Total() - l.gradientBytes() }
+func (l *Layout) privateBytes() int { return l.Memory.device() - l.gradientBytes() }
 
 // Describe prints the arithmetic of the run: how the batch is made up, the model's size, each rank's memory.
 func (l *Layout) Describe(w io.Writer) {
@@ -155,8 +165,8 @@ func (l *Layout) Describe(w io.Writer) {
 		a.HiddenSize, a.NumAttentionHeads, a.NumKeyValueHeads, a.HeadDim, count(a.VocabSize), count(l.Model.NumParameters()))
 	line("mesh", "%v", l.Mesh)
 	data := l.Mesh.Size(mesh.Data)
-	line("batch", "%d per micro batch x %d accumulated x %d ranks = %d samples x %d tokens = %s tokens per step",
-		c.Train.MicroBatchSize, l.MyMicroBatches, data, c.Train.GlobalBatchSize, l.Size.Sequence, count(int(c.TokensPerStep())))
+	line("batch", "%d per micro batch x %d accumulated x %s = %d samples x %d tokens = %s tokens per step",
+		c.Train.MicroBatchSize, l.MyMicroBatches, plural(data, "rank"), c.Train.GlobalBatchSize, l.Size.Sequence, count(int(c.TokensPerStep())))
 	if c.Run.Mode != "evaluate" {
 		line("run", "%d steps x %s = %s tokens", c.Train.Steps, count(int(c.TokensPerStep())), count(c.Train.Steps*int(c.TokensPerStep())))
 	}
@@ -166,8 +176,18 @@ func (l *Layout) Describe(w io.Writer) {
 	}
 	line("numbers", "%s, %s", c.Train.DType, promise[c.Run.Deterministic])
 	m := l.Memory
-	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%d buffers), activations %s, scratch %s", megabytes(m.Total()),
-		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), l.buffers, megabytes(m.Activations), megabytes(m.Scratch))
+	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()),
+		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch))
+	if m.Snapshot > 0 {
+		line("", "and %s on rank 0 to write checkpoints in the background", megabytes(m.Snapshot))
+	}
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // count writes a number with separators: 1,234,567.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"path/filepath"
 
-	"lockstep/kernels/device"
 	"lockstep/spmd/mesh"
 	"lockstep/spmd/monitor"
 )
@@ -131,15 +130,6 @@ func (t *Trainer) report(to func(monitor.Sink) error) error {
 		return fmt.Errorf("reporting step %d: %w", t.next, err)
 	}
 	return nil
-}
-
-// read returns the bytes of a dense tensor.
-func (t *Trainer) read(x interface {
-	Region() device.Region
-	Bytes() int
-}) ([]byte, error) {
-	out := make([]byte, x.Bytes())
-	return out, t.Device.Read(t.Stream, out, x.Region())
 }
 
 // Done reports whether the run is at train.steps.

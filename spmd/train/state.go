@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"lockstep/kernels"
 	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/checkpoint/safetensors"
 	"lockstep/spmd/model"
 )
 
@@ -81,33 +83,63 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	return r, nil
 }
 
-// save writes a checkpoint of the state after t.next steps, on rank 0. In the background it only waits for the copy.
+// save writes a checkpoint of the state after t.next steps, on rank 0. In the background it waits only until the state is
+// copied, and until the save before has ended.
 func (t *Trainer) save(background bool) error {
 	if t.Mesh.Rank != 0 {
 		return nil
 	}
+	if err := t.store.Wait(); err != nil {
+		return err
+	}
 	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
-	for _, prefix := range prefixes {
+	if background && t.copied == nil {
+		t.copied = make([]byte, t.Memory.Snapshot)
+	}
+	for i, prefix := range prefixes {
 		flat := t.state()[prefix]
-		values, err := t.read(flat)
-		if err != nil {
-			return err
+		var copied []byte
+		if background {
+			copied = t.copied[i*flat.Bytes() : (i+1)*flat.Bytes()]
+			if err := t.Device.Read(t.Stream, copied, flat.Region()); err != nil {
+				return err
+			}
 		}
 		for _, p := range t.Model.Parameters {
 			part := t.Model.Slice(flat, p)
-			from := part.Offset - flat.Offset
-			snapshot.Tensors = append(snapshot.Tensors, checkpoint.Tensor{Name: prefix + p.Name, DType: part.DType, Shape: p.Shape,
-				Data: values[from : from+part.Bytes()]})
+			data := t.writer(part)
+			if background {
+				from := part.Offset - flat.Offset
+				data = safetensors.Bytes(copied[from : from+part.Bytes()])
+			}
+			snapshot.Tensors = append(snapshot.Tensors, safetensors.Tensor{Name: prefix + p.Name, DType: safetensors.FromDevice(part.DType), Shape: p.Shape, Data: data})
 		}
 	}
 	if background {
 		t.store.SaveAsync(snapshot)
 		return nil
 	}
-	if err := t.store.Wait(); err != nil {
-		return err
-	}
 	return t.store.Save(context.Background(), snapshot)
+}
+
+// pieceBytes is how much of a tensor is in host memory while it is written to a file.
+const pieceBytes = 1 << 20
+
+// writer returns what writes a dense tensor's elements, reading them from the device piece by piece.
+func (t *Trainer) writer(x kernels.Tensor) func(w io.Writer) error {
+	return func(w io.Writer) error {
+		piece := make([]byte, min(pieceBytes, x.Bytes()))
+		for from := 0; from < x.Bytes(); from += len(piece) {
+			piece = piece[:min(len(piece), x.Bytes()-from)]
+			if err := t.Device.Read(t.Stream, piece, x.Region().Slice(from, from+len(piece))); err != nil {
+				return err
+			}
+			if _, err := w.Write(piece); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // checkpointDir is where the run's checkpoints are.

@@ -46,6 +46,7 @@ type Trainer struct {
 	validation *data.Dataset     // nil where there is none
 	record     checkpoint.Record // on rank 0
 	store      *checkpoint.Store // on rank 0
+	copied     []byte            // the state as a background save writes it
 
 	next      int // the step to make, from 0
 	resumedAt int // the step that the run was resumed after, 0 for a new run
