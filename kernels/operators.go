@@ -39,6 +39,11 @@ type AttentionOptions struct {
 	Scale float64
 	// Causal lets query i of Tq see key j of Tk only where j <= i + Tk - Tq.
 	Causal bool
+	// Documents keeps packed documents apart: an Int32 operand [B,Tq] with, for each query, the number of the first key of
+	// its document. A query sees no key before that one, and Causal, which must be set, ends what it sees. The numbers lie
+	// in [0, Tk] and never decrease along a row, so that a device finds what a block of queries or of keys has to do
+	// with at its ends, and passes over the rest. The zero Tensor: each row is one document.
+	Documents Tensor
 }
 
 // AdamWOptions are one step's hyperparameters.
@@ -82,9 +87,11 @@ type Operators interface {
 	// RMSNormBackwardWeight computes dgamma[C] = (or +=) the sum over rows of dy * x * rstd.
 	RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd Tensor, accumulate bool)
 
-	// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by its position's angle: x, y [B,T,N,D], cos, sin [T,D] with
-	// equal halves (Transformers' rotate_half). inverse rotates back, which is the backward pass. y may be x.
-	RoPE(s device.Stream, y, x, cos, sin Tensor, inverse bool)
+	// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by its position's angle: x, y [B,T,N,D], cos, sin [P,D] with
+	// equal halves (Transformers' rotate_half). positions [B,T] Int32 in [0, P) say which row of the tables a token takes;
+	// without them, as the zero Tensor, token t takes row t and P is T. A device whose own operator wants a row for each
+	// token may gather them first. inverse rotates back, which is the backward pass. y may be x.
+	RoPE(s device.Stream, y, x, cos, sin, positions Tensor, inverse bool)
 
 	// AttentionSizes returns the shape of the statistics that Attention leaves for its backward pass, and the bytes of
 	// workspace that AttentionBackward needs: q [B,Tq,N,D], k [B,Tk,Nkv,D], v [B,Tk,Nkv,Dv].

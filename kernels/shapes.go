@@ -93,20 +93,28 @@ func CheckRMSNormBackwardWeight(dgamma, dy, x, rstd Tensor) error {
 	)
 }
 
-// CheckRoPE checks the operands of RoPE.
-func CheckRoPE(y, x, cos, sin Tensor) error {
+// CheckRoPE checks the operands of RoPE; positions may be none.
+func CheckRoPE(y, x, cos, sin, positions Tensor) error {
 	if x.Rank != 4 || x.Last()%2 != 0 {
 		return fmt.Errorf("x is %v, not [B T N D] with an even D", x)
+	}
+	rows := x.Shape[1]
+	if !positions.IsZero() {
+		if err := want("positions", positions, device.Int32, x.Shape[0], x.Shape[1]); err != nil {
+			return err
+		}
+		rows = cos.Shape[0]
 	}
 	return firstError(
 		like("x", x, x),
 		isFloat32("x", x),
 		like("y", y, x),
-		want("cos", cos, device.Float32, x.Shape[1], x.Shape[3]),
-		want("sin", sin, device.Float32, x.Shape[1], x.Shape[3]),
+		want("cos", cos, device.Float32, rows, x.Shape[3]),
+		want("sin", sin, device.Float32, rows, x.Shape[3]),
 		apart("y", y, "x", x, true),
 		apart("y", y, "cos", cos, false),
 		apart("y", y, "sin", sin, false),
+		apart("y", y, "positions", positions, false),
 	)
 }
 

@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"errors"
 	"fmt"
 
 	"lockstep/kernels/device"
@@ -31,24 +32,25 @@ func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
 	)
 }
 
-// CheckAttention checks the operands of Attention. statsShape is what the device's AttentionSizes gives.
-func CheckAttention(o, statistics, q, k, v Tensor, statsShape ...int) error {
-	if err := checkHeads(q, k, v); err != nil {
+// CheckAttention checks the operands of Attention, documents being its options' and perhaps none. statsShape is what the
+// device's AttentionSizes gives.
+func CheckAttention(o, statistics, q, k, v Tensor, opt AttentionOptions, statsShape ...int) error {
+	if err := firstError(checkHeads(q, k, v), checkDocuments(q, opt)); err != nil {
 		return err
 	}
 	return firstError(
 		want("o", o, device.Float32, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3]),
 		want("statistics", statistics, device.Float32, statsShape...),
 		dense("statistics", statistics),
-		outside("o", o, q, k, v),
-		outside("statistics", statistics, o, q, k, v),
+		outside("o", o, q, k, v, opt.Documents),
+		outside("statistics", statistics, o, q, k, v, opt.Documents),
 	)
 }
 
 // CheckAttentionBackward checks the operands of AttentionBackward. work is the bytes of workspace, statsShape the shape
 // of the statistics that the device's AttentionSizes gives.
-func CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace Tensor, work int, statsShape ...int) error {
-	if err := CheckAttention(o, statistics, q, k, v, statsShape...); err != nil {
+func CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace Tensor, opt AttentionOptions, work int, statsShape ...int) error {
+	if err := CheckAttention(o, statistics, q, k, v, opt, statsShape...); err != nil {
 		return err
 	}
 	return firstError(
@@ -56,10 +58,10 @@ func CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace Te
 		like("dq", dq, q),
 		like("dk", dk, k),
 		like("dv", dv, v),
-		outside("dq", dq, dk, dv, do, q, k, v, o, statistics, workspace),
-		outside("dk", dk, dv, do, q, k, v, o, statistics, workspace),
-		outside("dv", dv, do, q, k, v, o, statistics, workspace),
-		outside("workspace", workspace, do, q, k, v, o, statistics),
+		outside("dq", dq, dk, dv, do, q, k, v, o, statistics, workspace, opt.Documents),
+		outside("dk", dk, dv, do, q, k, v, o, statistics, workspace, opt.Documents),
+		outside("dv", dv, do, q, k, v, o, statistics, workspace, opt.Documents),
+		outside("workspace", workspace, do, q, k, v, o, statistics, opt.Documents),
 		checkWorkspace(workspace, work),
 	)
 }
@@ -86,6 +88,17 @@ func outside(name string, out Tensor, others ...Tensor) error {
 		}
 	}
 	return nil
+}
+
+// checkDocuments checks the documents of Attention's options. Their values are looked at when the operator runs.
+func checkDocuments(q Tensor, opt AttentionOptions) error {
+	if opt.Documents.IsZero() {
+		return nil
+	}
+	if !opt.Causal {
+		return errors.New("documents without a causal mask do not say where they end")
+	}
+	return want("documents", opt.Documents, device.Int32, q.Shape[0], q.Shape[1])
 }
 
 // checkHeads checks q [B,Tq,N,D], k [B,Tk,Nkv,D] and v [B,Tk,Nkv,Dv] against each other.

@@ -42,13 +42,14 @@ func TestCheckAttention(t *testing.T) {
 		return fused.Narrow(2, 0, heads*d).Split(2, heads, d), fused.Narrow(2, heads*d, (heads+kvHeads)*d).Split(2, kvHeads, d),
 			fused.Narrow(2, (heads+kvHeads)*d, width).Split(2, kvHeads, d)
 	}
-	type operands struct{ dq, dk, dv, do, q, k, v, o, statistics, workspace Tensor }
+	type operands struct{ dq, dk, dv, do, q, k, v, o, statistics, workspace, documents Tensor }
 	sound := func() operands {
 		var x operands
 		x.q, x.k, x.v = split(NewTensor(s, 0, device.Float32, b, time, width))
 		x.dq, x.dk, x.dv = split(NewTensor(s, 1<<13, device.Float32, b, time, width))
 		x.o, x.do = NewTensor(s, 2<<13, device.Float32, b, time, heads, d), NewTensor(s, 3<<13, device.Float32, b, time, heads, d)
 		x.statistics, x.workspace = NewTensor(s, 4<<13, device.Float32, b, heads, time), NewTensor(s, 5<<13, device.Uint8, 96)
+		x.documents = NewTensor(s, 6<<13, device.Int32, b, time)
 		return x
 	}
 	for _, c := range []struct {
@@ -72,10 +73,15 @@ func TestCheckAttention(t *testing.T) {
 		{func(x *operands) { x.workspace.Offset++ }, "multiple of 8"},
 		{func(x *operands) { x.workspace.Offset = 0 }, "overlaps"},
 		{func(x *operands) { x.workspace.Storage = nil }, "no memory"},
+		{func(x *operands) { x.documents = Tensor{} }, ""},
+		{func(x *operands) { x.documents = x.documents.Narrow(1, 0, 2) }, "documents is"},
+		{func(x *operands) { x.documents.DType = device.Float32 }, "documents is"},
+		{func(x *operands) { x.documents.Offset = x.dq.Offset }, "overlaps"},
+		{func(x *operands) { x.documents.Offset = x.statistics.Offset }, "overlaps"},
 	} {
 		x := sound()
 		c.change(&x)
-		err := CheckAttentionBackward(x.dq, x.dk, x.dv, x.do, x.q, x.k, x.v, x.o, x.statistics, x.workspace, 96, b, heads, time)
+		err := CheckAttentionBackward(x.dq, x.dk, x.dv, x.do, x.q, x.k, x.v, x.o, x.statistics, x.workspace, AttentionOptions{Causal: true, Documents: x.documents}, 96, b, heads, time)
 		checkError(t, err, c.want)
 	}
 }

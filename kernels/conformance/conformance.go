@@ -149,6 +149,12 @@ func (s *suite) ids(values ...int32) operand {
 	return s.operand(device.Int32, layout{}, func(i int) float64 { return float64(values[i]) }, len(values))
 }
 
+// numbered makes an Int32 tensor of any shape.
+func (s *suite) numbered(l layout, values []int32, shape ...int) kernels.Tensor {
+	s.t.Helper()
+	return s.operand(device.Int32, l, func(i int) float64 { return float64(values[i]) }, shape...).Tensor
+}
+
 // values returns the operand's elements as they were before the operator ran.
 func (o operand) values() []float64 { return o.elements(o.before) }
 

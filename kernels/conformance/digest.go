@@ -66,7 +66,7 @@ func (s *suite) digestTables(add func(name string, outputs ...operand)) {
 	s.d.Sum(s.s, sum.Tensor, loss.Tensor)
 	add("CrossEntropy", loss, logits, sum)
 	x, cos, sin := in(2, 151, 5, 34), in(151, 34), in(151, 34)
-	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, false)
+	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, kernels.Tensor{}, false)
 	add("RoPE", x)
 }
 
@@ -105,4 +105,9 @@ func (s *suite) digestProducts(add func(name string, outputs ...operand)) {
 	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor,
 		statistics.Tensor, kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
 	add("AttentionBackward", dq, dk, dv)
+	opt.Documents = s.numbered(layout{}, packed(2*131, 131, 30, 1, 77, 4), 2, 131)
+	s.d.Attention(s.s, o.Tensor, statistics.Tensor, q.Tensor, k.Tensor, v.Tensor, opt)
+	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor,
+		statistics.Tensor, kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
+	add("Attention of documents", o, dq, dk, dv)
 }

@@ -38,6 +38,14 @@ func testOperandErrors(s *suite) {
 			o.AttentionBackward(st, f(1, 2, 2, 8), f(1, 2, 2, 9), f(1, 2, 2, 8), f(1, 2, 2, 8), q, q, q, f(1, 2, 2, 8), f(shape...),
 				kernels.Tensor{}, kernels.AttentionOptions{})
 		}},
+		{"Attention", "documents", func(o kernels.Operators, st device.Stream) {
+			q := f(1, 4, 2, 8)
+			o.Attention(st, f(1, 4, 2, 8), f(1, 2, 4), q, q, q, kernels.AttentionOptions{Causal: true, Documents: ids})
+		}},
+		{"Attention", "documents", func(o kernels.Operators, st device.Stream) {
+			q := f(1, 4, 2, 8)
+			o.Attention(st, f(1, 4, 2, 8), f(1, 2, 4), q, q, q, kernels.AttentionOptions{Documents: ids.Reshape(1, 4)})
+		}},
 		{"AddBias", "bias", func(o kernels.Operators, st device.Stream) { o.AddBias(st, x, f(5)) }},
 		{"AddBiasBackward", "dbias", func(o kernels.Operators, st device.Stream) { o.AddBiasBackward(st, f(7), x, false) }},
 		{"Add", "b", func(o kernels.Operators, st device.Stream) { o.Add(st, x, y, f(4, 7)) }},
@@ -58,9 +66,12 @@ func testOperandErrors(s *suite) {
 		{"RMSNormBackwardWeight", "dgamma", func(o kernels.Operators, st device.Stream) {
 			o.RMSNormBackwardWeight(st, f(5), y, x, f(4), false)
 		}},
-		{"RoPE", "x", func(o kernels.Operators, st device.Stream) { o.RoPE(st, x, x, c, c, false) }},
+		{"RoPE", "x", func(o kernels.Operators, st device.Stream) { o.RoPE(st, x, x, c, c, kernels.Tensor{}, false) }},
 		{"RoPE", "cos", func(o kernels.Operators, st device.Stream) {
-			o.RoPE(st, f(1, 2, 3, 4), f(1, 2, 3, 4), f(2, 2), f(2, 4), false)
+			o.RoPE(st, f(1, 2, 3, 4), f(1, 2, 3, 4), f(2, 2), f(2, 4), kernels.Tensor{}, false)
+		}},
+		{"RoPE", "positions", func(o kernels.Operators, st device.Stream) {
+			o.RoPE(st, f(1, 4, 3, 6), f(1, 4, 3, 6), x, y, ids, false)
 		}},
 		{"SwiGLU", "x", func(o kernels.Operators, st device.Stream) { o.SwiGLU(st, y, x) }},
 		{"SwiGLUBackward", "dx", func(o kernels.Operators, st device.Stream) { o.SwiGLUBackward(st, x, x, f(4, 12)) }},
@@ -105,6 +116,11 @@ func testIDsOutOfRange(s *suite) {
 	f := func(shape ...int) kernels.Tensor { return s.input(layout{}, shape...).Tensor }
 	weight, y, logits, loss := f(5, 3), f(2, 3), f(2, 5), f(2)
 	high, low := s.ids(4, 5).Tensor, s.ids(-1, 0).Tensor
+	q, o, stats, tables := f(1, 2, 1, 4), f(1, 2, 1, 4), f(1, 1, 2), f(5, 4)
+	documents := func(first, second int32) kernels.AttentionOptions {
+		return kernels.AttentionOptions{Causal: true, Documents: s.ids(first, second).Reshape(1, 2)}
+	}
+	beyond, falling, negative := documents(0, 3), documents(1, 0), documents(-1, 0)
 	if err := s.s.Synchronize(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -117,6 +133,12 @@ func testIDsOutOfRange(s *suite) {
 		{[]string{"EmbeddingBackward: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) {
 			o.EmbeddingBackward(st, weight, y, high, true)
 		}},
+		{[]string{"RoPE: ", "positions[1] is 5"}, func(k kernels.Operators, st device.Stream) {
+			k.RoPE(st, o, q, tables, tables, high.Reshape(1, 2), false)
+		}},
+		{[]string{"Attention: ", "documents[0,1] is 3"}, func(k kernels.Operators, st device.Stream) { k.Attention(st, o, stats, q, q, q, beyond) }},
+		{[]string{"Attention: ", "documents[0,1] is 0"}, func(k kernels.Operators, st device.Stream) { k.Attention(st, o, stats, q, q, q, falling) }},
+		{[]string{"Attention: ", "documents[0,0] is -1"}, func(k kernels.Operators, st device.Stream) { k.Attention(st, o, stats, q, q, q, negative) }},
 		{[]string{"CrossEntropy: ", "labels[1] is 5"}, func(o kernels.Operators, st device.Stream) {
 			o.CrossEntropy(st, loss, kernels.Tensor{}, logits, high, 1)
 		}},

@@ -153,23 +153,39 @@ func testRMSNormBackwardWeight(s *suite) {
 func testRoPE(s *suite) {
 	for _, d := range [][4]int{{1, 1, 1, 2}, {2, 3, 5, 6}, {3, 67, 3, 34}} {
 		for _, l := range []layout{{}, {pad: 7, inner: 2}, {special: true}} {
-			x, y := s.input(l, d[:]...), s.output(device.Float32, layout{pad: 3, inner: 2}, d[:]...)
-			angle := func(i int) float64 { return float64(i/d[3]) * math.Pow(0.3, float64(i%d[3]%(d[3]/2))) }
-			cos := s.operand(device.Float32, layout{pad: 2}, func(i int) float64 { return float64(float32(math.Cos(angle(i)))) }, d[1], d[3])
-			sin := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(float32(math.Sin(angle(i)))) }, d[1], d[3])
-			tol := tolerance{relative: ulp, absolute: 6 * ulp}
-			for _, inverse := range []bool{false, true} {
-				want := make([]float64, x.Len())
-				RoPE(want, x.values(), cos.values(), sin.values(), d[1], d[2], d[3], inverse)
-				s.d.RoPE(s.s, y.Tensor, x.Tensor, cos.Tensor, sin.Tensor, inverse)
-				s.check("RoPE y", y, want, tol)
+			s.rope(d, d[1], l, nil)
+			// Positions that start again, in any order, from tables with rows to spare.
+			positions := make([]int32, d[0]*d[1])
+			for i := range positions {
+				positions[i] = int32(i * i % 11)
 			}
-			s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, true)
-			want := make([]float64, x.Len())
-			RoPE(want, x.values(), cos.values(), sin.values(), d[1], d[2], d[3], true)
-			s.check("RoPE y in place of x", x, want, tol)
+			s.rope(d, 11, l, positions)
 		}
 	}
+}
+
+// rope rotates x [B,T,N,D] by tables of the given number of rows; positions may be nil.
+func (s *suite) rope(d [4]int, rows int, l layout, positions []int32) {
+	s.t.Helper()
+	x, y := s.input(l, d[:]...), s.output(device.Float32, layout{pad: 3, inner: 2}, d[:]...)
+	angle := func(i int) float64 { return float64(i/d[3]) * math.Pow(0.3, float64(i%d[3]%(d[3]/2))) }
+	cos := s.operand(device.Float32, layout{pad: 2}, func(i int) float64 { return float64(float32(math.Cos(angle(i)))) }, rows, d[3])
+	sin := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(float32(math.Sin(angle(i)))) }, rows, d[3])
+	var at kernels.Tensor
+	if positions != nil {
+		at = s.numbered(layout{pad: 2}, positions, d[0], d[1])
+	}
+	tol := tolerance{relative: ulp, absolute: 6 * ulp}
+	for _, inverse := range []bool{false, true} {
+		want := make([]float64, x.Len())
+		RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], inverse)
+		s.d.RoPE(s.s, y.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, inverse)
+		s.check("RoPE y", y, want, tol)
+	}
+	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, true)
+	want := make([]float64, x.Len())
+	RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], true)
+	s.check("RoPE y in place of x", x, want, tol)
 }
 
 func testSwiGLU(s *suite) {

@@ -44,7 +44,26 @@ func attentionShapes() []AttentionShape {
 		{B: 2, Tq: 3, Tk: 70, N: 2, Nkv: 1, D: 16, Dv: 24, Scale: 0.25, Causal: true},
 		{B: 1, Tq: 70, Tk: 9, N: 3, Nkv: 1, D: 10, Dv: 9, Scale: 0.3},
 		{B: 1, Tq: 131, Tk: 131, N: 2, Nkv: 2, D: 64, Dv: 64, Scale: 0.125, Causal: true},
+		{B: 1, Tq: 5, Tk: 5, N: 2, Nkv: 1, D: 8, Dv: 8, Scale: 0.35, Causal: true, Documents: packed(5, 5, 1)},
+		{B: 2, Tq: 67, Tk: 67, N: 6, Nkv: 3, D: 20, Dv: 12, Scale: 0.2, Causal: true, Documents: packed(2*67, 67, 1, 5, 2, 40, 17, 30)},
+		{B: 1, Tq: 310, Tk: 310, N: 4, Nkv: 2, D: 16, Dv: 16, Scale: 0.25, Causal: true, Documents: packed(310, 310, 3, 1, 150, 7, 120)},
+		{B: 1, Tq: 40, Tk: 300, N: 2, Nkv: 2, D: 10, Dv: 9, Scale: 0.3, Causal: true, Documents: packed(40, 40, 11)},
+		// Queries before the first key of their document, and at the end a document without keys: they see nothing.
+		{B: 1, Tq: 9, Tk: 9, N: 4, Nkv: 2, D: 8, Dv: 8, Scale: 0.3, Causal: true, Documents: []int32{3, 3, 3, 3, 3, 5, 5, 9, 9}},
 	}
+}
+
+// packed returns the first keys of n queries, in rows of the given length, whose documents have the given lengths again
+// and again; a document that reaches over a row's end goes on in the next one.
+func packed(n, row int, lengths ...int) []int32 {
+	first, start, next := make([]int32, n), 0, 0
+	for i := range first {
+		if start+lengths[next%len(lengths)] == i {
+			start, next = i, next+1
+		}
+		first[i] = int32(max(start, i/row*row) % row)
+	}
+	return first
 }
 
 // attentionLayouts are dense operands and heads that are part of a wider row.
@@ -71,6 +90,9 @@ func (s *suite) attend(p AttentionShape, l layout, special bool) *attention {
 	l.special = special
 	a.q = s.input(l, a.shapeQ...)
 	l.special = false
+	if p.Documents != nil {
+		a.opt.Documents = s.numbered(layout{pad: 3}, p.Documents, p.B, p.Tq)
+	}
 	a.o = s.output(device.Float32, l, p.B, p.Tq, p.N, p.Dv)
 	shape, bytes := s.d.AttentionSizes(a.q.Tensor, a.k.Tensor, a.v.Tensor)
 	a.statistics = s.output(device.Float32, layout{}, shape...)
@@ -96,6 +118,13 @@ func testAttention(s *suite) {
 			s.check("Attention o", a.o, a.wantO, attentionTolerance())
 		}
 	}
+	// A row that is one document has the bits of one without documents.
+	one := AttentionShape{B: 1, Tq: 300, Tk: 300, N: 2, Nkv: 1, D: 16, Dv: 8, Scale: 0.25, Causal: true}
+	plain := s.attend(one, layout{}, false)
+	without := plain.o.elements(s.memoryNow(plain.o))
+	plain.opt.Documents = s.numbered(layout{}, make([]int32, 300), 1, 300)
+	s.d.Attention(s.s, plain.o.Tensor, plain.statistics.Tensor, plain.q.Tensor, plain.k.Tensor, plain.v.Tensor, plain.opt)
+	s.check("Attention o of one document", plain.o, without, tolerance{})
 	// A query that is not a number has no result, and spoils no other's.
 	a := s.attend(AttentionShape{B: 1, Tq: 9, Tk: 9, N: 4, Nkv: 2, D: 16, Dv: 8, Scale: 0.25, Causal: true}, layout{}, true)
 	if !math.IsNaN(a.wantO[0]) {

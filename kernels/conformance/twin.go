@@ -71,9 +71,10 @@ func RMSNormBackwardWeight(dgamma, dy, x, rstd []float64, accumulate bool) {
 	}
 }
 
-// RoPE rotates x[B,T,N,D] into y by the angles whose cos and sin are [T,D]: y = x*cos + rotate_half(x)*sin, with
-// rotate_half(x) = (-x[D/2:], x[:D/2]). The inverse rotates by the opposite angles.
-func RoPE(y, x, cos, sin []float64, t, n, d int, inverse bool) {
+// RoPE rotates x[B,T,N,D] into y by the angles whose cos and sin are the rows of [P,D]: y = x*cos + rotate_half(x)*sin,
+// with rotate_half(x) = (-x[D/2:], x[:D/2]). A token takes the row of its position [B,T], or where positions are nil, row
+// t. The inverse rotates by the opposite angles.
+func RoPE(y, x, cos, sin []float64, positions []int32, t, n, d int, inverse bool) {
 	sign := 1.0
 	if inverse {
 		sign = -1
@@ -81,6 +82,9 @@ func RoPE(y, x, cos, sin []float64, t, n, d int, inverse bool) {
 	for head := range len(x) / d {
 		from, to := x[head*d:(head+1)*d], y[head*d:(head+1)*d]
 		angles := head / n % t * d
+		if positions != nil {
+			angles = int(positions[head/n]) * d
+		}
 		for j := range d / 2 {
 			a, b := from[j], from[j+d/2]
 			to[j] = a*cos[angles+j] - sign*b*sin[angles+j]

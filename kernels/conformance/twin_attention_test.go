@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"fmt"
 	"math"
 	"testing"
 )
@@ -12,8 +11,10 @@ func TestAttentionTwinGradients(t *testing.T) {
 		{B: 1, Tq: 4, Tk: 4, N: 1, Nkv: 1, D: 3, Dv: 3, Scale: 0.7, Causal: true},
 		{B: 2, Tq: 3, Tk: 5, N: 4, Nkv: 2, D: 3, Dv: 2, Scale: 0.5, Causal: true},
 		{B: 1, Tq: 5, Tk: 3, N: 2, Nkv: 1, D: 2, Dv: 4, Scale: 0.9},
+		{B: 2, Tq: 4, Tk: 4, N: 2, Nkv: 1, D: 3, Dv: 2, Scale: 0.7, Causal: true, Documents: []int32{0, 0, 2, 2, 0, 1, 1, 1}},
+		{B: 1, Tq: 3, Tk: 5, N: 1, Nkv: 1, D: 2, Dv: 2, Scale: 0.7, Causal: true, Documents: []int32{1, 4, 5}},
 	} {
-		t.Run(fmt.Sprintf("%+v", s), func(t *testing.T) {
+		t.Run(s.String(), func(t *testing.T) {
 			q, k, v := wave(s.B*s.Tq*s.N*s.D, 1), wave(s.B*s.Tk*s.Nkv*s.D, 2), wave(s.B*s.Tk*s.Nkv*s.Dv, 3)
 			do := wave(s.B*s.Tq*s.N*s.Dv, 4)
 			o, lse := make([]float64, len(do)), make([]float64, s.B*s.N*s.Tq)

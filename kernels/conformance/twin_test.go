@@ -81,6 +81,13 @@ func TestTwinGradientOfRMSNorm(t *testing.T) {
 
 func TestTwinGradientOfRoPE(t *testing.T) {
 	const tokens, heads, d = 3, 2, 4
+	for _, positions := range [][]int32{nil, {0, 0, 1, 0, 2, 0}} {
+		twinGradientOfRoPE(t, positions, tokens, heads, d)
+	}
+}
+
+func twinGradientOfRoPE(t *testing.T, positions []int32, tokens, heads, d int) {
+	t.Helper()
 	x, dy := numbersFor(2*tokens*heads*d, 1), numbersFor(2*tokens*heads*d, 2)
 	cos, sin := make([]float64, tokens*d), make([]float64, tokens*d)
 	for i := range cos {
@@ -89,11 +96,11 @@ func TestTwinGradientOfRoPE(t *testing.T) {
 	}
 	want := gradient(x, dy, func() []float64 {
 		y := make([]float64, len(x))
-		RoPE(y, x, cos, sin, tokens, heads, d, false)
+		RoPE(y, x, cos, sin, positions, tokens, heads, d, false)
 		return y
 	})
 	got := make([]float64, len(x))
-	RoPE(got, dy, cos, sin, tokens, heads, d, true)
+	RoPE(got, dy, cos, sin, positions, tokens, heads, d, true)
 	wantNear(t, "dx", got, want)
 }
 

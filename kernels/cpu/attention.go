@@ -15,7 +15,12 @@ import (
 // first, so that row r is head r%group at time r/group. They share the packed keys, and under a causal mask what later
 // rows see is never less than what earlier ones do.
 //
-// Orders of summation depend on Tk and on the block sizes alone.
+// Packed documents narrow what a row sees to [first, visible), both of which never decrease from row to row. So a block
+// of rows begins with the first key of its first row, a block of keys ends with the last row that sees its last key, and
+// within a block each panel works on the columns between its first row's first key and its last row's last. What lies
+// beyond costs nothing, and documents of a bounded length make the cost linear in Tq.
+//
+// Orders of summation depend on Tk, on the documents and on the block sizes alone.
 const (
 	forwardRows, forwardKeys   = 192, 256
 	backwardRows, backwardKeys = 96, 192
@@ -34,16 +39,16 @@ func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, works
 // weight zero, so that an infinity or a NaN of its v can show in that row.
 func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tensor, opt kernels.AttentionOptions) {
 	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
-	c.operands(2, o, statistics, q, k, v)
-	d.launch(s, kernels.CheckAttention(o, statistics, q, k, v, q.Shape[0], q.Shape[2], q.Shape[1]), c)
+	c.operands(2, o, statistics, q, k, v, opt.Documents)
+	d.launch(s, kernels.CheckAttention(o, statistics, q, k, v, opt, q.Shape[0], q.Shape[2], q.Shape[1]), c)
 }
 
 // AttentionBackward computes dq, dk and dv.
 func (d *Device) AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace kernels.Tensor, opt kernels.AttentionOptions) {
 	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
-	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics)
+	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics, opt.Documents)
 	n := q.Shape[0] * q.Shape[2] * q.Shape[1]
-	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, n*device.Float32.Size(),
+	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, opt, n*device.Float32.Size(),
 		q.Shape[0], q.Shape[2], q.Shape[1])
 	d.launch(s, check, c)
 }
@@ -75,15 +80,19 @@ type attention struct {
 	scale      float32
 	causal     bool
 	statistics []float32
+	documents  []int32 // the first key of each query, its rows documentStride apart; nil where all start with key 0
+
+	documentStride int
 }
 
 // newAttention reads the problem from a call whose arguments q, k and v start at first.
-func newAttention(d *Device, c *call, first, statistics int) attention {
+func newAttention(d *Device, c *call, first, statistics, documents int) attention {
 	q, k := &c.args[first], &c.args[first+1]
 	return attention{
 		set: d.set, q: newHeadView(c.args[first]), k: newHeadView(c.args[first+1]), v: newHeadView(c.args[first+2]),
 		tq: q.Shape[1], tk: k.Shape[1], heads: q.Shape[2], group: q.Shape[2] / k.Shape[2],
 		scale: float32(c.f[0]), causal: c.flag[0], statistics: f32(c.args[statistics]),
+		documents: i32(c.args[documents]), documentStride: c.args[documents].Stride[0],
 	}
 }
 
@@ -100,7 +109,7 @@ func (a *attention) statistic(r int) *float32 {
 	return &a.statistics[(a.b*a.heads+a.kv*a.group+r%a.group)*a.tq+r/a.group]
 }
 
-// visible returns how many keys row r sees: the first ones.
+// visible returns the end of the keys that row r sees.
 func (a *attention) visible(r int) int {
 	if !a.causal {
 		return a.tk
@@ -108,14 +117,45 @@ func (a *attention) visible(r int) int {
 	return min(max(r/a.group+a.tk-a.tq+1, 0), a.tk)
 }
 
-// visibleIn returns how many of the n keys from j on row r sees.
-func (a *attention) visibleIn(r, j, n int) int { return min(max(a.visible(r)-j, 0), n) }
+// documentStart returns the first key that row r sees, if it sees any.
+func (a *attention) documentStart(r int) int {
+	if a.documents == nil {
+		return 0
+	}
+	return int(a.documents[a.b*a.documentStride+r/a.group])
+}
+
+// seen returns which of the n keys from j on row r sees: [from, to), counted from j, with from = to where it sees none.
+func (a *attention) seen(r, j, n int) (from, to int) {
+	to = min(max(a.visible(r)-j, 0), n)
+	return min(max(a.documentStart(r)-j, 0), to), to
+}
+
+// seenBy returns which keys the rows [r, r+rows) see among the n from j on: [from, to), counted from j. It is empty, with
+// from >= to, where none of them sees any.
+func (a *attention) seenBy(r, rows, j, n int) (from, to int) {
+	return max(a.documentStart(r)-j, 0), min(max(a.visible(r+rows-1)-j, 0), n)
+}
 
 // gather copies rows [from, from+n) of a tensor to a dense matrix, times scale.
 func (a *attention) gather(dst []float32, h *headView, from, n int, scale float32) {
 	for i := range n {
 		a.set.scale(dst[i*h.width:][:h.width], a.row(h, from+i), scale)
 	}
+}
+
+// checkDocuments returns an error unless the numbers of the first keys are as kernels.AttentionOptions says.
+func checkDocuments(documents *kernels.Tensor, tk int) error {
+	for b := range documents.Shape[0] {
+		least := 0
+		for i, first := range i32(documents.Narrow(0, b, b+1)) {
+			if int(first) < least || int(first) > tk {
+				return fmt.Errorf("documents[%d,%d] is %d, outside [%d, %d]", b, i, first, least, tk)
+			}
+			least = int(first)
+		}
+	}
+	return nil
 }
 
 // checkHeadDim returns an error if the heads are too wide for the workers' scratch memory.

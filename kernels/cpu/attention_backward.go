@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"errors"
+	"sort"
 	"unsafe"
 
 	"lockstep/kernels"
@@ -16,7 +18,7 @@ import (
 
 func runAttentionBackward(d *Device, c *call) error {
 	q, k, v := &c.args[4], &c.args[5], &c.args[6]
-	if err := checkHeadDim(q, v); err != nil {
+	if err := errors.Join(checkHeadDim(q, v), checkDocuments(&c.args[10], k.Shape[1])); err != nil {
 		return err
 	}
 	d.parallel(c, q.Shape[0]*k.Shape[2], attentionBackwardParts)
@@ -24,7 +26,7 @@ func runAttentionBackward(d *Device, c *call) error {
 }
 
 func attentionBackwardParts(d *Device, c *call, w *worker, from, to int) {
-	a := newAttention(d, c, 4, 9)
+	a := newAttention(d, c, 4, 9, 10)
 	kvHeads := c.args[5].Shape[2]
 	deltas := float32s(c.args[3])
 	for part := from; part < to; part++ {
@@ -117,8 +119,9 @@ func (b *backward) keyBlock(j, n int) {
 	t.b.pack(b.keyDQ, k, b.k.stride[1], false, d, n)
 	clear(b.dkSum)
 	clear(b.dvSum)
-	for i := b.firstSeeing(j); i < b.rows(); i += backwardRows {
-		b.rowBlock(i, min(backwardRows, b.rows()-i))
+	end := b.endSeeing(j + n - 1)
+	for i := b.firstSeeing(j); i < end; i += backwardRows {
+		b.rowBlock(i, min(backwardRows, end-i))
 	}
 	for y := range n {
 		copy(b.dk.from(b.b, j+y, b.kv)[:d], b.dkSum[y*b.dkStride:])
@@ -126,12 +129,21 @@ func (b *backward) keyBlock(j, n int) {
 	}
 }
 
-// firstSeeing returns the first row that sees key j.
+// firstSeeing returns the first row that sees key j, as far as the causal mask goes.
 func (b *backward) firstSeeing(j int) int {
 	if !b.causal {
 		return 0
 	}
 	return max(0, j+b.tq-b.tk) * b.group
+}
+
+// endSeeing returns the end of the rows that see key j: the first row of a later document.
+func (b *backward) endSeeing(j int) int {
+	if b.documents == nil {
+		return b.rows()
+	}
+	row := b.documents[b.b*b.documentStride:][:b.tq]
+	return sort.Search(b.tq, func(i int) bool { return int(row[i]) > j }) * b.group
 }
 
 // rowBlock adds what n rows from the i-th on contribute to the gradients, together with the block of keys.
@@ -148,13 +160,14 @@ func (b *backward) rowBlock(i, n int) {
 		b.rowPanel(p, min(t.a.width, n-p))
 	}
 	for y := 0; y < b.keys; y += t.a.width {
-		// Rows before this one have zeros in all of the panel's columns.
+		// Rows outside this range have zeros in all of the panel's columns.
 		from := max(0, b.firstSeeing(b.firstKey+y)-i)
-		if from >= n {
-			break
+		to := min(n, b.endSeeing(b.firstKey+min(y+t.a.width, b.keys)-1)-i)
+		if from >= to {
+			continue
 		}
-		b.addTransposed(b.dvSum[y*b.dvStride:], b.dvStride, b.p[y:], b.doDV, from)
-		b.addTransposed(b.dkSum[y*b.dkStride:], b.dkStride, b.ds[y:], b.qDK, from)
+		b.addTransposed(b.dvSum[y*b.dvStride:], b.dvStride, b.p[y:], b.doDV, from, to)
+		b.addTransposed(b.dkSum[y*b.dkStride:], b.dkStride, b.ds[y:], b.qDK, from, to)
 	}
 }
 
@@ -162,39 +175,53 @@ func (b *backward) rowBlock(i, n int) {
 func (b *backward) rowPanel(p, rows int) {
 	t, d, dv, first := &b.set.tile, b.q.width, b.v.width, b.firstRow+p
 	prob, ds := b.p[p*b.keyStride:], b.ds[p*b.keyStride:]
-	seen := b.visibleIn(first+rows-1, b.firstKey, b.keys)
-	for x := 0; x < seen; x += t.b.width {
+	from, to := b.seenBy(first, rows, b.firstKey, b.keys)
+	tile := from - from%t.b.width
+	for x := tile; x < to; x += t.b.width {
 		t.multiply(d, &b.qScores[p*d], &b.keyScores[x*d], &prob[x], b.keyStride, false)
 		t.multiply(dv, &b.doDP[p*dv], &b.valueDP[x*dv], &ds[x], b.keyStride, false)
 	}
+	// What rowBlock reads of these rows: whole panels of keys, which are not as wide as tiles of scores.
+	left := min(tile, from-from%t.a.width)
+	right := max(left, roundUp(to, t.a.width))
 	for r := range rows {
-		n, end := b.visibleIn(first+r, b.firstKey, b.keys), roundUp(seen, t.a.width)
-		b.scoreGradient(first+r, n, prob[r*b.keyStride:][:end], ds[r*b.keyStride:][:end])
+		i, end := b.seen(first+r, b.firstKey, b.keys)
+		b.scoreGradient(first+r, i-left, end-left, prob[r*b.keyStride:][left:right], ds[r*b.keyStride:][left:right])
 	}
-	t.a.transpose(seen, &b.packed[0], &ds[0], b.keyStride)
+	if from >= to {
+		return
+	}
+	t.a.transpose(to-tile, &b.packed[0], &ds[tile], b.keyStride)
 	for x := 0; x < b.dkStride; x += t.b.width {
-		t.multiply(seen, &b.packed[0], &b.keyDQ[x*b.keys], &b.dqSum[x], b.dkStride, false)
+		t.multiply(to-tile, &b.packed[0], &b.keyDQ[x*b.keys+tile*t.b.width], &b.dqSum[x], b.dkStride, false)
 	}
 	for r := range rows {
 		b.set.axpy(b.row(&b.dq, first+r), b.dqSum[r*b.dkStride:][:d], b.scale)
 	}
 }
 
-// scoreGradient turns one row's scores and dP into P and dS, which are zero beyond the n keys that the row sees.
-func (b *backward) scoreGradient(row, n int, p, ds []float32) {
-	clear(p[n:])
-	clear(ds[n:])
-	p, ds = p[:n], ds[:n]
+// scoreGradient turns one row's scores and dP into P and dS, which are zero outside the keys [from, to) that the row sees.
+func (b *backward) scoreGradient(row, from, to int, p, ds []float32) {
+	if from >= to {
+		clear(p)
+		clear(ds)
+		return
+	}
+	for _, x := range [2][]float32{p, ds} {
+		clear(x[:from])
+		clear(x[to:])
+	}
+	p, ds = p[from:to], ds[from:to]
 	b.set.expSum(p, p, *b.statistic(row))
 	b.set.scaleMulAdd(ds, p, ds, p, 1, -b.delta[row])
 }
 
-// addTransposed adds a panel of m^T times the packed rows to sum, m being columns of p or ds, over the block's rows from
-// the given one on.
-func (b *backward) addTransposed(sum []float32, stride int, m, rows []float32, from int) {
+// addTransposed adds a panel of m^T times the packed rows to sum, m being columns of p or ds, over the block's rows
+// [from, to).
+func (b *backward) addTransposed(sum []float32, stride int, m, rows []float32, from, to int) {
 	t := &b.set.tile
-	t.a.copy(b.n-from, &b.packed[0], &m[from*b.keyStride], b.keyStride)
+	t.a.copy(to-from, &b.packed[0], &m[from*b.keyStride], b.keyStride)
 	for x := 0; x < stride; x += t.b.width {
-		t.multiply(b.n-from, &b.packed[0], &rows[x*b.n+from*t.b.width], &sum[x], stride, true)
+		t.multiply(to-from, &b.packed[0], &rows[x*b.n+from*t.b.width], &sum[x], stride, true)
 	}
 }

@@ -1,20 +1,23 @@
 package cpu
 
-import "math"
+import (
+	"errors"
+	"math"
+)
 
 func runAttention(d *Device, c *call) error {
 	q, k, v := &c.args[2], &c.args[3], &c.args[4]
-	if err := checkHeadDim(q, v); err != nil {
+	if err := errors.Join(checkHeadDim(q, v), checkDocuments(&c.args[5], k.Shape[1])); err != nil {
 		return err
 	}
-	a := newAttention(d, c, 2, 1)
+	a := newAttention(d, c, 2, 1, 5)
 	d.parallel(c, q.Shape[0]*k.Shape[2]*partsOf(a.rows(), forwardRows), attentionParts)
 	return nil
 }
 
 // attentionParts works on blocks of rows. Under a causal mask later blocks take longer, so they come first.
 func attentionParts(d *Device, c *call, w *worker, from, to int) {
-	a := newAttention(d, c, 2, 1)
+	a := newAttention(d, c, 2, 1, 5)
 	o, kvHeads, blocks := newHeadView(c.args[0]), c.args[3].Shape[2], partsOf(a.rows(), forwardRows)
 	for part := from; part < to; part++ {
 		head, block := part%(c.args[2].Shape[0]*kvHeads), blocks-1-part/(c.args[2].Shape[0]*kvHeads)
@@ -69,7 +72,7 @@ func (f *forward) run(o *headView) {
 	}
 	t := &f.set.tile
 	seen := f.visible(f.first + f.n - 1)
-	for j := 0; j < seen; j += forwardKeys {
+	for j := f.documentStart(f.first); j < seen; j += forwardKeys {
 		keys := min(forwardKeys, seen-j)
 		t.b.pack(f.packedK, f.k.from(f.b, j, f.kv), f.k.stride[1], true, keys, f.k.width)
 		t.b.pack(f.packedV, f.v.from(f.b, j, f.kv), f.v.stride[1], false, f.v.width, keys)
@@ -86,30 +89,34 @@ func (f *forward) run(o *headView) {
 func (f *forward) panel(i, j, keys int) {
 	t, d := &f.set.tile, f.q.width
 	rows := min(t.a.width, f.n-i)
-	seen := f.visibleIn(f.first+i+rows-1, j, keys)
-	if seen == 0 {
+	from, to := f.seenBy(f.first+i, rows, j, keys)
+	if from >= to {
 		return
 	}
-	for x := 0; x < seen; x += t.b.width {
+	from -= from % t.b.width // tiles of scores are whole
+	for x := from; x < to; x += t.b.width {
 		t.multiply(d, &f.packedQ[i*d], &f.packedK[x*d], &f.score[x], f.keyStride, false)
 	}
 	for r := range rows {
-		f.softmax(i+r, f.score[r*f.keyStride:][:seen], f.visibleIn(f.first+i+r, j, keys))
+		first, end := f.seen(f.first+i+r, j, keys)
+		f.softmax(i+r, f.score[r*f.keyStride:][from:to], first-from, end-from)
 	}
-	t.a.transpose(seen, &f.packedExp[0], &f.score[0], f.keyStride)
+	t.a.transpose(to-from, &f.packedExp[0], &f.score[from], f.keyStride)
 	for x := 0; x < f.outStride; x += t.b.width {
-		t.multiply(seen, &f.packedExp[0], &f.packedV[x*keys], &f.out[i*f.outStride+x], f.outStride, true)
+		t.multiply(to-from, &f.packedExp[0], &f.packedV[x*keys+from*t.b.width], &f.out[i*f.outStride+x], f.outStride, true)
 	}
 }
 
-// softmax turns the scores of row i into exponentials relative to the row's maximum so far, zeros beyond the seen ones,
-// and rescales what the row already has where the maximum has grown.
-func (f *forward) softmax(i int, score []float32, seen int) {
-	clear(score[seen:])
-	if seen == 0 {
+// softmax turns the scores of row i into exponentials relative to the row's maximum so far, zeros outside the [from, to)
+// that the row sees, and rescales what the row already has where the maximum has grown.
+func (f *forward) softmax(i int, score []float32, from, to int) {
+	if from >= to {
+		clear(score)
 		return
 	}
-	score = score[:seen]
+	clear(score[:from])
+	clear(score[to:])
+	score = score[from:to]
 	if m := f.set.max(score); m > f.max[i] {
 		factor := exp(f.max[i] - m)
 		out := f.out[i*f.outStride:][:f.outStride]
@@ -124,7 +131,7 @@ func (f *forward) softmax(i int, score []float32, seen int) {
 func (f *forward) finish(o *headView, i int) {
 	out, sum := f.row(o, f.first+i), f.sum[i]
 	*f.statistic(f.first + i) = f.max[i] + float32(math.Log(float64(sum)))
-	if f.visible(f.first+i) == 0 {
+	if sum == 0 { // the row sees no key
 		clear(out)
 		return
 	}

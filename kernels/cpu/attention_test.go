@@ -25,7 +25,26 @@ func attentionShapes() []conformance.AttentionShape {
 		{B: 1, Tq: 40, Tk: 23, N: 1, Nkv: 1, D: 256, Dv: 128, Scale: scale(256), Causal: false},
 		{B: 1, Tq: 300, Tk: 300, N: 1, Nkv: 1, D: 8, Dv: 16, Scale: 1, Causal: true},
 		{B: 1, Tq: 9, Tk: 5, N: 2, Nkv: 2, D: 8, Dv: 8, Scale: 0.5, Causal: true}, // the first rows see nothing
+		{B: 2, Tq: 203, Tk: 203, N: 3, Nkv: 1, D: 33, Dv: 20, Scale: scale(33), Causal: true, Documents: packed(2, 203, 1)},
+		{B: 2, Tq: 601, Tk: 601, N: 2, Nkv: 1, D: 12, Dv: 20, Scale: scale(12), Causal: true, Documents: packed(2, 601, 7, 1, 300, 16, 192, 33, 2)},
+		{B: 1, Tq: 400, Tk: 500, N: 3, Nkv: 3, D: 9, Dv: 8, Scale: scale(9), Causal: true, Documents: packed(1, 400, 97, 203)},
+		// Rows of the same panel that see nothing, some keys and others.
+		{B: 1, Tq: 20, Tk: 20, N: 2, Nkv: 1, D: 8, Dv: 8, Scale: 0.5, Causal: true,
+			Documents: []int32{3, 3, 3, 3, 3, 5, 9, 9, 9, 9, 9, 9, 12, 12, 12, 15, 15, 15, 20, 20}},
 	}
+}
+
+// packed returns the first keys of rows of queries whose documents have the given lengths again and again.
+func packed(rows, width int, lengths ...int) []int32 {
+	var first []int32
+	for next := 0; len(first) < rows*width; {
+		start := len(first) % width
+		for range min(lengths[next%len(lengths)], width-start) {
+			first = append(first, int32(start))
+		}
+		next++
+	}
+	return first
 }
 
 // An attentionCase has the operands and results of one problem. q, k and v are views of one fused projection, and so are
@@ -62,6 +81,10 @@ func (a *attentionCase) run(t testing.TB, d *Device, s device.Stream) {
 		t.Fatal(err)
 	}
 	opt := kernels.AttentionOptions{Scale: a.Scale, Causal: a.Causal}
+	if a.Documents != nil {
+		opt.Documents = operands{t, d}.tensor(device.Int32, a.B, a.Tq)
+		copy(i32(opt.Documents), a.Documents)
+	}
 	d.Attention(s, o, statistics, q, k, v, opt)
 	d.AttentionBackward(s, dq, dk, dv, do, q, k, v, o, statistics, kernels.NewTensor(storage, 0, device.Uint8, bytes), opt)
 	a.o, a.lse = read(t, s, o), read(t, s, statistics)
@@ -87,7 +110,7 @@ func TestAttention(t *testing.T) {
 	forEachSet(t, func(t *testing.T, set *kernelSet) {
 		d, s := open(t, set.name, 1)
 		for _, shape := range attentionShapes() {
-			t.Run(fmt.Sprintf("%+v", shape), func(t *testing.T) {
+			t.Run(shape.String(), func(t *testing.T) {
 				a := newAttentionCase(shape)
 				a.run(t, d, s)
 				o, lse := make([]float64, len(a.o)), make([]float64, len(a.lse))
@@ -122,6 +145,15 @@ func compare(t *testing.T, what string, got []float32, want []float64, tol float
 
 func TestAttentionThreads(t *testing.T) {
 	shape := conformance.AttentionShape{B: 2, Tq: 210, Tk: 210, N: 6, Nkv: 2, D: 24, Dv: 16, Scale: 0.2, Causal: true}
+	documents := shape
+	documents.Documents = packed(2, 210, 50, 3, 1, 90)
+	for _, shape := range []conformance.AttentionShape{shape, documents} {
+		attentionThreads(t, shape)
+	}
+}
+
+func attentionThreads(t *testing.T, shape conformance.AttentionShape) {
+	t.Helper()
 	forEachSet(t, func(t *testing.T, set *kernelSet) {
 		d, s := open(t, set.name, 1)
 		want := newAttentionCase(shape)

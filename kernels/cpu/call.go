@@ -9,7 +9,7 @@ import (
 )
 
 // maxArgs is the most tensors that any operator takes.
-const maxArgs = 10
+const maxArgs = 11
 
 // A call is one operator with its operands, as a value: launching it on an inline stream allocates nothing. The first
 // outs arguments are written, the rest read; an output that the operator also reads (accumulate) counts as written.

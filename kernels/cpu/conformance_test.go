@@ -60,6 +60,8 @@ func TestGenericDigest(t *testing.T) {
 		"MatMul":            "09208303b108f1df",
 		"Attention":         "73438d20006d7842",
 		"AttentionBackward": "c9ed9bd2b3d96772",
+
+		"Attention of documents": "1e36a849d7a1e98b",
 	}
 	got := conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, "generic", 1) })
 	for name := range got {

@@ -59,7 +59,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"RMSNorm":               func() { d.RMSNorm(s, y, perRow, x, gamma, 1e-5) },
 		"RMSNormBackwardInput":  func() { d.RMSNormBackwardInput(s, z, y, x, perRow, gamma, false) },
 		"RMSNormBackwardWeight": func() { d.RMSNormBackwardWeight(s, c, y, x, perRow, false) },
-		"RoPE":                  func() { d.RoPE(s, heads, heads, cos, sin, false) },
+		"RoPE":                  func() { d.RoPE(s, heads, heads, cos, sin, kernels.Tensor{}, false) },
 		"Attention":             func() { d.Attention(s, out, statistics, heads, heads2, heads2, opt) },
 		"AttentionBackward": func() {
 			d.AttentionBackward(s, dq, dk, dv, do, heads, heads2, heads2, out, statistics, workspace, opt)

@@ -1,34 +1,47 @@
 package cpu
 
 import (
+	"fmt"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
 
 // RoPE rotates the pairs (x[i], x[i+D/2]) of each head by their position's angle, or back where inverse is set.
-func (d *Device) RoPE(s device.Stream, y, x, cos, sin kernels.Tensor, inverse bool) {
+func (d *Device) RoPE(s device.Stream, y, x, cos, sin, positions kernels.Tensor, inverse bool) {
 	c := call{name: "RoPE", run: runRoPE}
-	c.operands(1, y, x, cos, sin)
+	c.operands(1, y, x, cos, sin, positions)
 	c.flag[0] = inverse
-	d.launch(s, kernels.CheckRoPE(y, x, cos, sin), c)
+	d.launch(s, kernels.CheckRoPE(y, x, cos, sin, positions), c)
 }
 
 // ropeTokens is how many tokens, each with all its heads, one part rotates.
 func ropeTokens(x *kernels.Tensor) int { return rowsPerPart(x.Shape[2] * x.Shape[3]) }
 
 func runRoPE(d *Device, c *call) error {
-	x := &c.args[1]
+	x, positions := &c.args[1], &c.args[4]
+	if !positions.IsZero() {
+		for b := range positions.Shape[0] {
+			if err := checkIDs("positions", i32(positions.Narrow(0, b, b+1)), 0, c.args[2].Shape[0]); err != nil {
+				return fmt.Errorf("row %d: %w", b, err)
+			}
+		}
+	}
 	d.parallel(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), ropeRows)
 	return nil
 }
 
 func ropeRows(_ *Device, c *call, _ *worker, from, to int) {
-	y, x, cos, sin := &c.args[0], &c.args[1], &c.args[2], &c.args[3]
-	ys, xs, coss, sins := f32(*y), f32(*x), f32(*cos), f32(*sin)
+	y, x, cos, sin, positions := &c.args[0], &c.args[1], &c.args[2], &c.args[3], &c.args[4]
+	ys, xs, coss, sins, rows := f32(*y), f32(*x), f32(*cos), f32(*sin), i32(*positions)
 	T, N, half := x.Shape[1], x.Shape[2], x.Shape[3]/2
 	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
 		b, t := i/T, i%T
-		cr, sr := coss[t*cos.Stride[0]:][:half], sins[t*sin.Stride[0]:][:half]
+		p := t
+		if rows != nil {
+			p = int(rows[b*positions.Stride[0]+t])
+		}
+		cr, sr := coss[p*cos.Stride[0]:][:half], sins[p*sin.Stride[0]:][:half]
 		for n := range N {
 			yr := ys[b*y.Stride[0]+t*y.Stride[1]+n*y.Stride[2]:][:2*half]
 			xr := xs[b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2]:][:2*half]

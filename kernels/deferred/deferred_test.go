@@ -177,6 +177,34 @@ func TestMissingWait(t *testing.T) {
 	}
 }
 
+// TestMasksAreOperands checks that positions and documents, which say what an operator does with its other operands, are
+// operands too: work that overwrites them must wait.
+func TestMasksAreOperands(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		launch func(d *deferred.Device, s device.Stream, x, y, tables, statistics, numbers kernels.Tensor)
+	}{
+		{"RoPE", func(d *deferred.Device, s device.Stream, x, y, tables, _, numbers kernels.Tensor) {
+			d.RoPE(s, y, x, tables, tables, numbers, false)
+		}},
+		{"Attention", func(d *deferred.Device, s device.Stream, x, y, _, statistics, numbers kernels.Tensor) {
+			d.Attention(s, y, statistics, x, x, x, kernels.AttentionOptions{Causal: true, Documents: numbers})
+		}},
+	} {
+		d := open(t, cpu.Options{})
+		x, y := tensor(t, d, 8).Reshape(1, 2, 1, 4), tensor(t, d, 8).Reshape(1, 2, 1, 4)
+		tables, statistics, numbers := tensor(t, d, 8).Reshape(2, 4), tensor(t, d, 2).Reshape(1, 1, 2), tensor(t, d, 2)
+		numbers.DType = device.Int32
+		one, two := d.NewStream("one"), d.NewStream("two")
+		test.launch(d, one, x, y, tables, statistics, numbers.Reshape(1, 2))
+		d.Zero(two, numbers)
+		wantMissingWait(t, two.Synchronize(), "Zero on stream two writes", test.name+" on stream one reads")
+		if err := one.Synchronize(); err != nil {
+			t.Errorf("%s itself: %v", test.name, err)
+		}
+	}
+}
+
 func TestReadersNeedNoOrder(t *testing.T) {
 	d := open(t, cpu.Options{})
 	x := tensor(t, d, 8)

@@ -149,17 +149,22 @@ func (b *block) attentionInputs(r *blockRecord, size Size) (q, k, v kernels.Tens
 }
 
 // Forward computes out from in.
-func (b *block) Forward(c *Context, record Record, _ *MicroBatch, in, out kernels.Tensor) {
+func (b *block) Forward(c *Context, record Record, mb *MicroBatch, in, out kernels.Tensor) {
 	r := record.(*blockRecord)
 	r.x = in
-	q, k, v := b.project(c, r)
+	q, k, v := b.project(c, r, mb.Positions)
 	o := heads4(r.attended, c.Size, 0, b.heads, b.dim)
-	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, kernels.AttentionOptions{Scale: b.scale, Causal: true})
+	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, b.attention(mb))
 	b.finish(c, r, out)
 }
 
-// project computes attention's inputs from r.x.
-func (b *block) project(c *Context, r *blockRecord) (q, k, v kernels.Tensor) {
+// attention returns the options of a micro batch's attention.
+func (b *block) attention(mb *MicroBatch) kernels.AttentionOptions {
+	return kernels.AttentionOptions{Scale: b.scale, Causal: true, Documents: mb.Documents}
+}
+
+// project computes attention's inputs from r.x, at the given positions or, where there are none, those of the tables.
+func (b *block) project(c *Context, r *blockRecord, positions kernels.Tensor) (q, k, v kernels.Tensor) {
 	b.inputNorm.forward(c, r.normed1, r.rstd1, r.x)
 	b.qkv.forward(c, r.qkv, r.normed1)
 	q, k, v = b.attentionInputs(r, c.Size)
@@ -168,8 +173,8 @@ func (b *block) project(c *Context, r *blockRecord) (q, k, v kernels.Tensor) {
 		b.qNorm.forward(c, q, r.qRstd, qIn)
 		b.kNorm.forward(c, k, r.kRstd, kIn)
 	}
-	c.Kernels.RoPE(c.Stream, q, q, c.Cos, c.Sin, false)
-	c.Kernels.RoPE(c.Stream, k, k, c.Cos, c.Sin, false)
+	c.Kernels.RoPE(c.Stream, q, q, c.Cos, c.Sin, positions, false)
+	c.Kernels.RoPE(c.Stream, k, k, c.Cos, c.Sin, positions, false)
 	return q, k, v
 }
 
@@ -185,7 +190,7 @@ func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
 }
 
 // BackwardInput computes din from dout, both [B*T,H].
-func (b *block) BackwardInput(c *Context, record Record, _ *MicroBatch, dout, din kernels.Tensor) {
+func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, din kernels.Tensor) {
 	r := record.(*blockRecord)
 	k, s := c.Kernels, c.Stream
 
@@ -196,14 +201,14 @@ func (b *block) BackwardInput(c *Context, record Record, _ *MicroBatch, dout, di
 	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, true)
 
 	b.output.backwardInput(c, r.dAttended, r.dh)
-	b.backwardAttention(c, r)
+	b.backwardAttention(c, r, mb)
 	b.qkv.backwardInput(c, r.dNormed1, r.dqkv)
 	k.Copy(s, din, r.dh)
 	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, true)
 }
 
 // backwardAttention computes r.dqkv from r.dAttended: through attention, RoPE and QK norm.
-func (b *block) backwardAttention(c *Context, r *blockRecord) {
+func (b *block) backwardAttention(c *Context, r *blockRecord, mb *MicroBatch) {
 	q, k, v := b.attentionInputs(r, c.Size)
 	dqIn, dkIn, dv := b.projections(r.dqkv, c.Size)
 	dq, dk := dqIn, dkIn
@@ -211,9 +216,9 @@ func (b *block) backwardAttention(c *Context, r *blockRecord) {
 		dq, dk = heads4(r.dqNormed, c.Size, 0, b.heads, b.dim), heads4(r.dkNormed, c.Size, 0, b.kvHeads, b.dim)
 	}
 	o, do := heads4(r.attended, c.Size, 0, b.heads, b.dim), heads4(r.dAttended, c.Size, 0, b.heads, b.dim)
-	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, kernels.AttentionOptions{Scale: b.scale, Causal: true})
-	c.Kernels.RoPE(c.Stream, dq, dq, c.Cos, c.Sin, true)
-	c.Kernels.RoPE(c.Stream, dk, dk, c.Cos, c.Sin, true)
+	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, b.attention(mb))
+	c.Kernels.RoPE(c.Stream, dq, dq, c.Cos, c.Sin, mb.Positions, true)
+	c.Kernels.RoPE(c.Stream, dk, dk, c.Cos, c.Sin, mb.Positions, true)
 	if b.withQKNorm {
 		qIn, kIn, _ := b.projections(r.qkv, c.Size)
 		b.qNorm.backwardInput(c, dqIn, dq, qIn, r.qRstd, false)

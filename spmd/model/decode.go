@@ -122,7 +122,7 @@ func (dec *Decoder) Close() error { return dec.storage.Free() }
 // decode computes out from in at position at, with the keys and values of all positions before in the cache.
 func (b *block) decode(c *Context, r *blockRecord, kv cache, at int, in, out kernels.Tensor) {
 	r.x = in
-	q, k, v := b.project(c, r)
+	q, k, v := b.project(c, r, kernels.Tensor{})
 	end := at + c.Size.Sequence
 	c.Kernels.Copy(c.Stream, kv.keys.Narrow(1, at, end), k)
 	c.Kernels.Copy(c.Stream, kv.values.Narrow(1, at, end), v)

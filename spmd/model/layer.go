@@ -48,6 +48,12 @@ type Memory struct {
 type MicroBatch struct {
 	IDs    kernels.Tensor // [B*T] Int32
 	Labels kernels.Tensor // [B*T] Int32, negative where there is no loss
+	// Positions are the tokens' positions [B,T] Int32 where they start again in each document, else none: then they count
+	// from 0 in each sample.
+	Positions kernels.Tensor
+	// Documents are the first tokens of the tokens' documents [B,T] Int32, see kernels.AttentionOptions, where a token
+	// attends only to its own document, else none.
+	Documents kernels.Tensor
 	// Loss receives the sum of the tokens' losses: [1] Float64.
 	Loss kernels.Tensor
 	// LossScale multiplies the loss's gradient: one over the label tokens of the whole step.
