@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"lockstep/collective"
 	"lockstep/kernels/cpu"
 	"lockstep/kernels/device"
@@ -163,10 +165,19 @@ func (r *rank) train(ctx context.Context) (err error) {
 	if err := errors.Join(t.Run(ctx), t.Sink.Close()); err != nil {
 		return err
 	}
+	r.reportMemory()
 	if t.Done() {
 		return r.sample(stream)
 	}
 	return nil
+}
+
+// reportMemory prints the most memory that this process has had, beside what the layout planned.
+func (r *rank) reportMemory() {
+	var usage unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &usage) == nil {
+		fmt.Fprintf(r.console, "peak memory of rank 0: %d MiB, of which %d MiB were planned above\n", usage.Maxrss>>10, r.layout.Memory.Total()>>20)
+	}
 }
 
 // describe prints what the run comes to.
