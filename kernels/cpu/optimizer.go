@@ -117,7 +117,7 @@ func (k *adamW) update(set *kernelSet, p, m, v, g []float32) {
 func adamWGeneric(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32) {
 	m, v, g = m[:len(p)], v[:len(p)], g[:len(p)]
 	for i := range p {
-		gi := g[i] * clip
+		gi := float32(g[i] * clip)
 		m[i] += float32(weight1 * (gi - m[i]))
 		v[i] = float32(beta2*v[i]) + float32(float32(weight2*gi)*gi)
 		denominator := float32(math.Sqrt(float64(v[i])))/correction + eps

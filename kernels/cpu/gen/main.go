@@ -1,25 +1,69 @@
-// Command gen writes the assembly of package cpu for amd64: the kernel sets avx2 and avx512. It is run by go generate; its
-// test fails when the files are not what it writes.
+// Command gen writes the assembly of package cpu: the kernel sets avx2 and avx512 for amd64, and neon for arm64. It is
+// run by go generate; its test fails when the files are not what it writes.
 //
-// Both sets come from the same code, written against a width: the name of the vector registers, their number of float32
-// lanes, and how to mask the lanes of an incomplete vector. Operands are in the order of the Go assembler: sources from
-// last to first, then the destination.
+// The functions over rows are described once, in rows.go and exp.go, against the operations of an isa. The tiles of
+// MatMul, which are all about registers, are written for each architecture: gemm_x86.go and gemm_neon.go. Operands are in
+// the order of the Go assembler: sources from last to first, then the destination.
 package main
 
 import (
 	"bytes"
 	"fmt"
 	"log"
+	"math"
 	"os"
-	"strings"
 )
 
-// An isa is one width of vector instructions.
-type isa struct {
-	name  string // as in the names of functions: AVX2
-	reg   string // "Y" or "Z"
-	lanes int    // float32 lanes of a register
-	wide  bool   // AVX-512: mask registers and 32 vector registers
+// An isa is one kind of vector instructions. Its methods print the instructions for one operation on vectors of float32;
+// numbers are those of vector registers, of which 0 to 14 belong to the descriptions. The last arguments named const are
+// the names of constants.
+type isa interface {
+	// lanes returns the float32 lanes of a register.
+	lanes() int
+	// gemm writes the functions of tileKernels and panelKernels.
+	gemm(p *printer)
+	// tables writes the constants.
+	tables(p *printer)
+	// row writes one function over rows.
+	row(p *printer, f row)
+
+	// load reads the current elements of a slice, zeros into the lanes that are not there; store writes those that are.
+	load(p *printer, slice, d int, masked bool)
+	store(p *printer, slice, s int, masked bool)
+	// loadHalf reads half a vector and widens it to float64.
+	loadHalf(p *printer, slice, d int, masked bool)
+
+	zero(p *printer, d int)
+	constant(p *printer, name string, d int)
+	// useConstants makes constants available to the operations that take their names.
+	useConstants(p *printer)
+
+	add(p *printer, a, b, d int)                       // d = a + b
+	sub(p *printer, a, b, d int)                       // d = a - b
+	mul(p *printer, a, b, d int)                       // d = a * b
+	div(p *printer, a, b, d int)                       // d = a / b
+	sqrt(p *printer, a, d int)                         // d = the square root of a
+	fma(p *printer, a, b, d int)                       // d += a * b
+	fma64(p *printer, a, b, d int)                     // d += a * b in float64
+	mulAdd(p *printer, a, c, d int)                    // d = d * a + c
+	addConst(p *printer, name string, d int)           // d += const
+	mulConst(p *printer, a int, name string, d int)    // d = a * const
+	mulAddConst(p *printer, a int, name string, d int) // d = d * a + const
+	mulSubConst(p *printer, a int, name string, d int) // d -= a * const
+	// addLanes is d += a in the lanes that are there, maxLanes d = max(d, a), which keeps d where a is NaN.
+	addLanes(p *printer, a, d int, masked bool)
+	maxLanes(p *printer, a, d int, masked bool)
+	// clamp limits d to [low, high], registers, but keeps NaN.
+	clamp(p *printer, low, high, d int)
+	// roundEven rounds to the nearest integer. scalePower computes d *= 2^n for an n that it rounded; it uses t and n.
+	roundEven(p *printer, d int)
+	scalePower(p *printer, n, t, d int)
+
+	// addHalves adds the upper half of all lanes of n registers from 0 on to the lower half, until lane 0 of register 0
+	// holds the sum; addHalves64 does so in float64, and maxHalves takes the maximum.
+	addHalves(p *printer, n int)
+	addHalves64(p *printer, n int)
+	maxHalves(p *printer, n int)
 }
 
 func main() {
@@ -33,10 +77,13 @@ func main() {
 // files returns the contents of all files by name.
 func files() map[string][]byte {
 	f := map[string][]byte{}
-	for _, v := range []isa{{name: "AVX2", reg: "Y", lanes: 8}, {name: "AVX512", reg: "Z", lanes: 16, wide: true}} {
-		lower := strings.ToLower(v.name)
-		f["gemm_"+lower+"_amd64.s"] = generate(v.gemm)
-		f["vector_"+lower+"_amd64.s"] = generate(v.vector)
+	for file, v := range map[string]isa{
+		"avx2_amd64.s":   x86{name: "AVX2", reg: "Y", width: 8},
+		"avx512_amd64.s": x86{name: "AVX512", reg: "Z", width: 16, wide: true},
+		"neon_arm64.s":   &neon{},
+	} {
+		f["gemm_"+file] = generate(v.gemm)
+		f["vector_"+file] = generate(func(p *printer) { vector(p, v) })
 	}
 	return f
 }
@@ -71,22 +118,34 @@ func (p *printer) function(name string, argBytes int) {
 	p.line("TEXT ·%s(SB), NOSPLIT|NOFRAME, $0-%d", name, argBytes)
 }
 
-// end returns to Go, which expects the upper halves of the vector registers to be clear.
-func (p *printer) end() {
-	p.op("VZEROUPPER")
-	p.op("RET")
-}
-
 // newLabel returns a label that is unique in its file.
 func (p *printer) newLabel(name string) string {
 	p.labels++
 	return fmt.Sprintf("%s%d", name, p.labels)
 }
 
-// r returns the name of vector register i.
-func (v isa) r(i int) string { return fmt.Sprintf("%s%d", v.reg, i) }
+// data writes a table of n words.
+func (p *printer) data(name string, n int, word func(i int) uint32) {
+	for i := 0; i < n; i += 2 {
+		p.line("DATA ·%s<>+%d(SB)/8, $0x%08x%08x", name, 4*i, word(i+1), word(i))
+	}
+	p.line("GLOBL ·%s<>(SB), RODATA|NOPTR, $%d", name, 4*n)
+}
 
-// half returns the name of the register i of half the width.
-func (v isa) half(i int) string {
-	return fmt.Sprintf("%s%d", map[string]string{"Y": "X", "Z": "Y"}[v.reg], i)
+// A constant is a number that descriptions use by name.
+type constant struct {
+	name string
+	bits uint32
+}
+
+// constants are those of exp in vector.go, and a few simple ones.
+func constants() []constant {
+	bits := func(x float64) uint32 { return math.Float32bits(float32(x)) }
+	return []constant{
+		{"low", bits(-104)}, {"high", bits(89)}, {"log2e", bits(math.Log2E)},
+		{"ln2High", bits(0.693359375)}, {"ln2Low", bits(-2.12194440e-4)},
+		{"exp0", bits(1.9875691500e-4)}, {"exp1", bits(1.3981999507e-3)}, {"exp2", bits(8.3334519073e-3)},
+		{"exp3", bits(4.1665795894e-2)}, {"exp4", bits(1.6666665459e-1)}, {"exp5", bits(5.0000001201e-1)},
+		{"one", bits(1)}, {"minusOne", bits(-1)}, {"infinity", bits(math.Inf(-1))}, {"bias", 127},
+	}
 }

@@ -1,141 +1,143 @@
 package main
 
+// A row is a function over slices of one length.
+type row struct {
+	name    string
+	slices  []string // argument names in order; the first one's length counts
+	scalars []string // float32 arguments after the slices, in registers scalar(0), scalar(1)
+	result  int      // bytes of the number that the function returns, if any
+
+	elements int // elements of one step: the lanes, or half of them where they are widened to float64
+	steps    int // steps of one round, each with its own accumulator
+	setup    func(p *printer)
+	// step computes one vector; masked says that not all of its lanes are there.
+	step   func(p *printer, accumulator int, masked bool)
+	finish func(p *printer) // leaves the result in lane 0 of register 0
+}
+
+// args returns the bytes of the arguments and of the result, and the result's position among them.
+func (f *row) args() (bytes, result int) {
+	bytes = 24*len(f.slices) + 4*len(f.scalars)
+	result = (bytes + 7) / 8 * 8
+	if f.result > 0 {
+		bytes = result + f.result
+	}
+	return bytes, result
+}
+
+// scalar returns the register of scalar argument i.
+func scalar(i int) int { return 14 - i }
+
+// vector writes the functions over rows.
+func vector(p *printer, v isa) {
+	v.tables(p)
+	for _, list := range [][]row{elementwise(v), reductions(v), exponentials(v), optimizer(v)} {
+		for _, f := range list {
+			f.steps = max(f.steps, 1)
+			if f.elements == 0 {
+				f.elements = v.lanes()
+			}
+			v.row(p, f)
+		}
+	}
+}
+
 // elementwise lists the functions without a result. Their loops are in the comments of kernelSet.
-func (v isa) elementwise() []row {
-	a, b := v.r(v.scalar(0)), v.r(v.scalar(1))
+func elementwise(v isa) []row {
+	a, b := scalar(0), scalar(1)
 	return []row{
 		{name: "add", slices: []string{"y", "a", "b"}, step: func(p *printer, _ int, m bool) {
-			v.load(p, 1, v.r(0), m)
-			v.load(p, 2, v.r(1), m)
-			p.op("VADDPS %s, %s, %s", v.r(1), v.r(0), v.r(0))
-			v.store(p, 0, v.r(0), m)
+			v.load(p, 1, 0, m)
+			v.load(p, 2, 1, m)
+			v.add(p, 0, 1, 0)
+			v.store(p, 0, 0, m)
 		}},
 		{name: "axpy", slices: []string{"y", "x"}, scalars: []string{"a"}, step: func(p *printer, _ int, m bool) {
-			v.load(p, 1, v.r(0), m)
-			v.load(p, 0, v.r(1), m)
-			p.op("VFMADD231PS %s, %s, %s", v.r(0), a, v.r(1))
-			v.store(p, 0, v.r(1), m)
+			v.load(p, 1, 0, m)
+			v.load(p, 0, 1, m)
+			v.fma(p, a, 0, 1)
+			v.store(p, 0, 1, m)
 		}},
 		{name: "scale", slices: []string{"y", "x"}, scalars: []string{"a"}, step: func(p *printer, _ int, m bool) {
-			v.load(p, 1, v.r(0), m)
-			p.op("VMULPS %s, %s, %s", v.r(0), a, v.r(0))
-			v.store(p, 0, v.r(0), m)
+			v.load(p, 1, 0, m)
+			v.mul(p, a, 0, 0)
+			v.store(p, 0, 0, m)
 		}},
 		{name: "scaleMul", slices: []string{"y", "x", "w"}, scalars: []string{"a"}, step: func(p *printer, _ int, m bool) {
-			v.scaledProduct(p, a, m)
-			v.store(p, 0, v.r(0), m)
+			scaledProduct(p, v, a, m)
+			v.store(p, 0, 0, m)
 		}},
 		{name: "mulAxpy", slices: []string{"y", "x", "z"}, scalars: []string{"a"}, step: func(p *printer, _ int, m bool) {
-			v.load(p, 1, v.r(0), m)
-			p.op("VMULPS %s, %s, %s", v.r(0), a, v.r(0))
-			v.load(p, 2, v.r(1), m)
-			v.load(p, 0, v.r(2), m)
-			p.op("VFMADD231PS %s, %s, %s", v.r(1), v.r(0), v.r(2))
-			v.store(p, 0, v.r(2), m)
+			v.load(p, 1, 0, m)
+			v.mul(p, a, 0, 0)
+			v.load(p, 2, 1, m)
+			v.load(p, 0, 2, m)
+			v.fma(p, 0, 1, 2)
+			v.store(p, 0, 2, m)
 		}},
 		{name: "scaleMulAdd", slices: []string{"y", "x", "w", "z"}, scalars: []string{"a", "b"}, step: func(p *printer, _ int, m bool) {
-			v.scaledProduct(p, a, m)
-			v.load(p, 3, v.r(1), m)
-			p.op("VFMADD231PS %s, %s, %s", v.r(1), b, v.r(0))
-			v.store(p, 0, v.r(0), m)
+			scaledProduct(p, v, a, m)
+			v.load(p, 3, 1, m)
+			v.fma(p, b, 1, 0)
+			v.store(p, 0, 0, m)
 		}},
 	}
 }
 
 // scaledProduct leaves a * slice 1 * slice 2 in register 0.
-func (v isa) scaledProduct(p *printer, a string, masked bool) {
-	v.load(p, 1, v.r(0), masked)
-	v.load(p, 2, v.r(1), masked)
-	p.op("VMULPS %s, %s, %s", v.r(0), a, v.r(0))
-	p.op("VMULPS %s, %s, %s", v.r(1), v.r(0), v.r(0))
+func scaledProduct(p *printer, v isa, a int, masked bool) {
+	v.load(p, 1, 0, masked)
+	v.load(p, 2, 1, masked)
+	v.mul(p, a, 0, 0)
+	v.mul(p, 0, 1, 0)
 }
 
 // reductions lists the functions that return a number and need no exponential. Accumulators start at register 0.
-func (v isa) reductions() []row {
+func reductions(v isa) []row {
 	const temp, other = 8, 9
-	steps := 32 / v.lanes
+	steps := 32 / v.lanes()
+	halves := func(p *printer) { v.addHalves(p, steps) }
 	return []row{
-		{name: "dot", slices: []string{"x", "y"}, result: "MOVSS", steps: steps, setup: v.clear(steps), finish: v.addHalves(steps),
+		{name: "dot", slices: []string{"x", "y"}, result: 4, steps: steps, setup: clear(v, steps), finish: halves,
 			step: func(p *printer, sum int, m bool) {
-				v.load(p, 0, v.r(temp), m)
-				v.load(p, 1, v.r(other), m)
-				p.op("VFMADD231PS %s, %s, %s", v.r(temp), v.r(other), v.r(sum))
+				v.load(p, 0, temp, m)
+				v.load(p, 1, other, m)
+				v.fma(p, other, temp, sum)
 			}},
-		{name: "dot3", slices: []string{"x", "y", "z"}, result: "MOVSS", steps: steps, setup: v.clear(steps), finish: v.addHalves(steps),
+		{name: "dot3", slices: []string{"x", "y", "z"}, result: 4, steps: steps, setup: clear(v, steps), finish: halves,
 			step: func(p *printer, sum int, m bool) {
-				v.load(p, 0, v.r(temp), m)
-				v.load(p, 1, v.r(other), m)
-				p.op("VMULPS %s, %s, %s", v.r(temp), v.r(other), v.r(other))
-				v.load(p, 2, v.r(temp), m)
-				p.op("VFMADD231PS %s, %s, %s", v.r(temp), v.r(other), v.r(sum))
+				v.load(p, 0, temp, m)
+				v.load(p, 1, other, m)
+				v.mul(p, other, temp, other)
+				v.load(p, 2, temp, m)
+				v.fma(p, other, temp, sum)
 			}},
-		{name: "sumSquares", slices: []string{"x"}, result: "MOVSD", elements: v.lanes / 2, steps: steps, setup: v.clear(steps),
-			finish: v.addHalvesFloat64(steps), step: func(p *printer, sum int, m bool) {
-				v.load(p, 0, v.half(temp), m)
-				p.op("VCVTPS2PD %s, %s", v.half(temp), v.r(temp))
-				p.op("VFMADD231PD %s, %s, %s", v.r(temp), v.r(temp), v.r(sum))
+		{name: "sumSquares", slices: []string{"x"}, result: 8, elements: v.lanes() / 2, steps: steps, setup: clear(v, steps),
+			finish: func(p *printer) { v.addHalves64(p, steps) },
+			step: func(p *printer, sum int, m bool) {
+				v.loadHalf(p, 0, temp, m)
+				v.fma64(p, temp, temp, sum)
 			}},
-		v.maximum(),
-	}
-}
-
-// maximum keeps the larger of the element and the maximum so far, the latter where the element is not a number.
-func (v isa) maximum() row {
-	steps := 32 / v.lanes
-	return row{name: "max", slices: []string{"x"}, result: "MOVSS", steps: steps,
-		setup: func(p *printer) {
-			for i := range steps {
-				p.op("VMOVUPS %s, %s", v.constant("infinity"), v.r(i))
-			}
-		},
-		step: func(p *printer, best int, m bool) {
-			v.load(p, 0, v.r(8), m)
-			switch {
-			case m && v.wide:
-				p.op("VMAXPS %s, %s, K1, %s", v.r(best), v.r(8), v.r(best))
-			case m:
-				p.op("VBLENDVPS %s, %s, %s, %s", v.r(maskReg), v.r(8), v.r(best), v.r(8))
-				p.op("VMAXPS %s, %s, %s", v.r(best), v.r(8), v.r(best))
-			default:
-				p.op("VMAXPS %s, %s, %s", v.r(best), v.r(8), v.r(best))
-			}
-		},
-		finish: v.halves(steps, "VMAXPS", false),
+		{name: "max", slices: []string{"x"}, result: 4, steps: steps,
+			setup: func(p *printer) {
+				v.useConstants(p)
+				for i := range steps {
+					v.constant(p, "infinity", i)
+				}
+			},
+			step: func(p *printer, best int, m bool) {
+				v.load(p, 0, temp, m)
+				v.maxLanes(p, temp, best, m)
+			},
+			finish: func(p *printer) { v.maxHalves(p, steps) }},
 	}
 }
 
 // clear returns a setup that zeroes n accumulators.
-func (v isa) clear(n int) func(p *printer) {
+func clear(v isa, n int) func(p *printer) {
 	return func(p *printer) {
 		for i := range n {
-			v.zero(p, v.r(i))
-		}
-	}
-}
-
-func (v isa) addHalves(n int) func(p *printer)        { return v.halves(n, "VADDPS", false) }
-func (v isa) addHalvesFloat64(n int) func(p *printer) { return v.halves(n, "VADDPD", true) }
-
-// halves returns a finish that combines the upper half of all lanes of n accumulators with the lower half, until one lane
-// is left: first whole registers, then halves of one.
-func (v isa) halves(n int, op string, float64s bool) func(p *printer) {
-	return func(p *printer) {
-		for ; n > 1; n /= 2 {
-			for i := range n / 2 {
-				p.op("%s %s, %s, %s", op, v.r(i+n/2), v.r(i), v.r(i))
-			}
-		}
-		if v.wide {
-			p.op("VEXTRACTF64X4 $1, Z0, Y1")
-			p.op("%s Y1, Y0, Y0", op)
-		}
-		p.op("VEXTRACTF128 $1, Y0, X1")
-		p.op("%s X1, X0, X0", op)
-		p.op("VPERMILPD $1, X0, X1")
-		p.op("%s X1, X0, X0", op)
-		if !float64s {
-			p.op("VMOVSHDUP X0, X1")
-			p.op("%s X1, X0, X0", op)
+			v.zero(p, i)
 		}
 	}
 }

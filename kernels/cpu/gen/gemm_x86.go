@@ -3,10 +3,10 @@ package main
 import "fmt"
 
 // The tile of C has as many rows and columns as leave registers for two vectors of B and the elements of A.
-func (v isa) tileRows() int { return map[bool]int{false: 6, true: 12}[v.wide] }
-func (v isa) tileCols() int { return 2 * v.lanes }
+func (v x86) tileRows() int { return map[bool]int{false: 6, true: 12}[v.wide] }
+func (v x86) tileCols() int { return 2 * v.width }
 
-func (v isa) gemm(p *printer) {
+func (v x86) gemm(p *printer) {
 	v.multiply(p)
 	v.copyPanel(p, "A", v.tileRows())
 	v.copyPanel(p, "B", v.tileCols())
@@ -22,7 +22,7 @@ const unroll = 4
 //	func multiplyX(kc int, a, b, c *float32, ldc int, accumulate bool)
 //
 // Registers 0 and 1 hold B's columns, the next few one element of A each, the last ones the tile.
-func (v isa) multiply(p *printer) {
+func (v x86) multiply(p *printer) {
 	rows := v.tileRows()
 	p.function("multiply"+v.name, 41)
 	for _, arg := range []string{"kc+0(FP), CX", "a+8(FP), SI", "b+16(FP), BX", "c+24(FP), DI", "ldc+32(FP), R8"} {
@@ -39,7 +39,7 @@ func (v isa) multiply(p *printer) {
 		}
 	}
 	for i := range 2 * rows {
-		v.zero(p, v.sum(i/2, i%2))
+		v.zero(p, v.firstSum()+i)
 	}
 	p.op("SUBQ $%d, CX", unroll)
 	p.op("JLT rest")
@@ -70,10 +70,10 @@ func (v isa) multiply(p *printer) {
 }
 
 // multiplyStep adds the products of one k, the k-th after SI and BX.
-func (v isa) multiplyStep(p *printer, k int) {
+func (v x86) multiplyStep(p *printer, k int) {
 	rows, elements := v.tileRows(), v.firstSum()-2
 	for j := range 2 {
-		p.op("VMOVUPS %d(BX), %s", 4*(k*v.tileCols()+j*v.lanes), v.r(j))
+		p.op("VMOVUPS %d(BX), %s", 4*(k*v.tileCols()+j*v.width), v.r(j))
 	}
 	if k%2 == 0 {
 		p.op("PREFETCHT0 %d(BX)", 512+4*k*v.tileCols())
@@ -88,38 +88,29 @@ func (v isa) multiplyStep(p *printer, k int) {
 }
 
 // storeTile writes the tile to C and returns.
-func (v isa) storeTile(p *printer, accumulate bool) {
+func (v x86) storeTile(p *printer, accumulate bool) {
 	for i := range v.tileRows() {
 		for j := range 2 {
 			if accumulate {
-				p.op("VADDPS %d(DI), %s, %s", 4*j*v.lanes, v.sum(i, j), v.sum(i, j))
+				p.op("VADDPS %d(DI), %s, %s", 4*j*v.width, v.sum(i, j), v.sum(i, j))
 			}
-			p.op("VMOVUPS %s, %d(DI)", v.sum(i, j), 4*j*v.lanes)
+			p.op("VMOVUPS %s, %d(DI)", v.sum(i, j), 4*j*v.width)
 		}
 		if i < v.tileRows()-1 {
 			p.op("ADDQ R8, DI")
 		}
 	}
-	p.end()
+	v.end(p)
 }
 
 // sum returns the register of the tile's row i, vector j. firstSum is the number of the first one.
-func (v isa) sum(i, j int) string { return v.r(v.firstSum() + 2*i + j) }
-func (v isa) firstSum() int       { return map[bool]int{false: 4, true: 8}[v.wide] }
-
-// zero clears a register.
-func (v isa) zero(p *printer, r string) {
-	if v.wide {
-		p.op("VPXORQ %s, %s, %s", r, r, r)
-	} else {
-		p.op("VXORPS %s, %s, %s", r, r, r)
-	}
-}
+func (v x86) sum(i, j int) string { return v.r(v.firstSum() + 2*i + j) }
+func (v x86) firstSum() int       { return map[bool]int{false: 4, true: 8}[v.wide] }
 
 // packArgs loads the arguments of
 //
 //	func fX(kc int, dst, src *float32, lds int)
-func (v isa) packArgs(p *printer) {
+func (v x86) packArgs(p *printer) {
 	p.op("MOVQ kc+0(FP), CX")
 	p.op("MOVQ dst+8(FP), DI")
 	p.op("MOVQ src+16(FP), SI")
@@ -128,7 +119,7 @@ func (v isa) packArgs(p *printer) {
 }
 
 // copyPanel writes panelKernels.copy for one width.
-func (v isa) copyPanel(p *printer, operand string, width int) {
+func (v x86) copyPanel(p *printer, operand string, width int) {
 	p.function("copy"+operand+v.name, 32)
 	v.packArgs(p)
 	p.label("copy" + operand)
@@ -142,14 +133,14 @@ func (v isa) copyPanel(p *printer, operand string, width int) {
 	p.op("ADDQ $%d, DI", 4*width)
 	p.op("DECQ CX")
 	p.op("JNZ copy%s", operand)
-	p.end()
+	v.end(p)
 }
 
 // mover returns an instruction, with register i, that moves as many as possible of n elements, and how many these are.
-func (v isa) mover(n, i int) ([2]string, int) {
+func (v x86) mover(n, i int) ([2]string, int) {
 	switch {
-	case n >= v.lanes:
-		return [2]string{"VMOVUPS", v.r(i)}, v.lanes
+	case n >= v.width:
+		return [2]string{"VMOVUPS", v.r(i)}, v.width
 	case n >= 8:
 		return [2]string{"VMOVUPS", fmt.Sprintf("Y%d", i)}, 8
 	case n >= 4:
@@ -161,7 +152,7 @@ func (v isa) mover(n, i int) ([2]string, int) {
 
 // transposePanel writes panelKernels.transpose for one width: groups of four rows (two, for what is left), four columns
 // at a time. A group's four rows are at SI, SI+R8, SI+2*R8 and SI+R9.
-func (v isa) transposePanel(p *printer, operand string, width int) {
+func (v x86) transposePanel(p *printer, operand string, width int) {
 	p.function("transpose"+operand+v.name, 32)
 	v.packArgs(p)
 	p.op("LEAQ (R8)(R8*2), R9")
@@ -176,11 +167,11 @@ func (v isa) transposePanel(p *printer, operand string, width int) {
 			p.op("ADDQ $16, DI")
 		}
 	}
-	p.end()
+	v.end(p)
 }
 
 // transposeRows packs R12 columns of 4 or 2 rows, from R10 to R11; the columns go step bytes apart.
-func (v isa) transposeRows(p *printer, rows, step int) {
+func (v x86) transposeRows(p *printer, rows, step int) {
 	loop, rest, one, done := p.newLabel("loop"), p.newLabel("rest"), p.newLabel("one"), p.newLabel("done")
 	source := []string{"(R10)", "(R10)(R8*1)", "(R10)(R8*2)", "(R10)(R9*1)"}[:rows]
 	p.op("SUBQ $4, R12")

@@ -1,0 +1,22 @@
+//go:build !noasm
+
+package cpu
+
+// kernelSets lists what this build has on this machine, best first.
+func kernelSets() []*kernelSet { return []*kernelSet{neonSet(), genericSet()} }
+
+// neonSet needs Advanced SIMD, which is part of every arm64 processor that Go runs on.
+func neonSet() *kernelSet {
+	return &kernelSet{
+		name: "neon",
+		tile: tileKernels{
+			a:        panelKernels{width: 8, copy: copyANEON, transpose: transposeANEON},
+			b:        panelKernels{width: 12, copy: copyBNEON, transpose: transposeBNEON},
+			multiply: multiplyNEON,
+		},
+		add: addNEON, axpy: axpyNEON, scale: scaleNEON, scaleMul: scaleMulNEON, mulAxpy: mulAxpyNEON, scaleMulAdd: scaleMulAddNEON,
+		dot: dotNEON, dot3: dot3NEON, sumSquares: sumSquaresNEON, max: maxNEON,
+		expSum: expSumNEON, siluMul: siluMulNEON, siluMulBackward: siluMulBackwardNEON,
+		adamW: adamWNEON,
+	}
+}
