@@ -33,6 +33,8 @@ type Options struct {
 type Device struct {
 	set  *kernelSet
 	pool *pool
+	// order is EmbeddingBackward's.
+	order idOrder
 
 	mu      sync.Mutex
 	storage map[*device.Storage][]byte // what Alloc mapped, for Close

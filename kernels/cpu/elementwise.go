@@ -100,41 +100,45 @@ func addBiasBackwardColumns(d *Device, c *call, w *worker, from, to int) {
 	sumRows(d, c, w, &c.args[1], addBiasTerm, from, to)
 }
 
-// addBiasTerm adds the columns [at, at+len(sum)) of row i of dy to sum.
-func addBiasTerm(d *Device, c *call, sum []float32, i, at int) {
+// addBiasTerm is the rowsTerm of dy.
+func addBiasTerm(d *Device, c *call, sum []float32, first, end, at int) {
 	dy := &c.args[1]
-	d.set.add(sum, sum, f32(*dy)[row(dy, i)+at:][:len(sum)])
+	dys := f32(*dy)
+	for i := first; i < end; i++ {
+		d.set.add(sum, sum, dys[row(dy, i)+at:][:len(sum)])
+	}
 }
 
 // rowBlock is how many rows a sum over rows adds up before it adds the result to its total: rounding errors grow with
 // rowBlock + rows/rowBlock instead of with rows.
 const rowBlock = 64
 
-// columnsPerPart cuts a sum over rows into parts by columns: whole cache lines, wide enough that adding a part of a row
-// costs more than finding it, and as many parts as a few threads need.
-func columnsPerPart(width int) int { return min(max(64, width/128*32), 256) }
+// columnsPerPart cuts a sum over rows into parts by columns, one for each thread: the wider a part, the fewer pieces of
+// rows to find. Each sum is one thread's whatever the parts are, so the number of threads may decide them.
+func (d *Device) columnsPerPart(width int) int {
+	perThread := (width + len(d.pool.workers) - 1) / len(d.pool.workers)
+	return min(max(64, (perThread+31)/32*32), 1024)
+}
 
 // overColumns runs b over the columns of t, cut by columnsPerPart.
 func (d *Device) overColumns(c *call, t *kernels.Tensor, b body) {
-	d.parallel(c, partsOf(t.Last(), columnsPerPart(t.Last())), b)
+	d.parallel(c, partsOf(t.Last(), d.columnsPerPart(t.Last())), b)
 }
 
-// A rowTerm adds to sum what row i contributes to the columns [at, at+len(sum)).
-type rowTerm func(d *Device, c *call, sum []float32, i, at int)
+// A rowsTerm adds to sum what the rows [first, end) contribute, in their order, to the columns [at, at+len(sum)).
+type rowsTerm func(d *Device, c *call, sum []float32, first, end, at int)
 
 // sumRows computes the parts [from, to) of args[0] = (or += where flag[0] is set) the sum of term over the rows of t. A
 // part is a range of columns, so that each sum is one thread's, in the order of rows.
-func sumRows(d *Device, c *call, w *worker, t *kernels.Tensor, term rowTerm, from, to int) {
-	per := columnsPerPart(t.Last())
+func sumRows(d *Device, c *call, w *worker, t *kernels.Tensor, term rowsTerm, from, to int) {
+	per := d.columnsPerPart(t.Last())
 	for at := from * per; at < min(to*per, t.Last()); at += per {
 		n := min(per, t.Last()-at)
 		total, block := w.scratch[:n], w.scratch[n:2*n]
 		clear(total)
 		for first := 0; first < t.Rows(); first += rowBlock {
 			clear(block)
-			for i := first; i < min(first+rowBlock, t.Rows()); i++ {
-				term(d, c, block, i, at)
-			}
+			term(d, c, block, first, min(first+rowBlock, t.Rows()), at)
 			d.set.add(total, total, block)
 		}
 		out := f32(c.args[0])[at:][:n]

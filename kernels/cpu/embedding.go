@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
@@ -31,7 +32,8 @@ func embeddingRows(_ *Device, c *call, _ *worker, from, to int) {
 	}
 }
 
-// EmbeddingBackward adds each row of dy to the row of dweight that its id names, in the order of ids.
+// EmbeddingBackward adds each row of dy to the row of dweight that its id names, in the order of ids. The ids are sorted
+// first, so that each row of dweight is met once, by one thread, while it is in the fastest cache.
 func (d *Device) EmbeddingBackward(s device.Stream, dweight, dy, ids kernels.Tensor, accumulate bool) {
 	c := call{name: "EmbeddingBackward", run: runEmbeddingBackward}
 	c.operands(1, dweight, dy, ids)
@@ -40,30 +42,82 @@ func (d *Device) EmbeddingBackward(s device.Stream, dweight, dy, ids kernels.Ten
 }
 
 func runEmbeddingBackward(d *Device, c *call) error {
-	if err := checkIDs("ids", i32(c.args[2]), 0, c.args[0].Shape[0]); err != nil {
+	ids := i32(c.args[2])
+	if err := checkIDs("ids", ids, 0, c.args[0].Shape[0]); err != nil {
 		return err
 	}
-	d.overColumns(c, &c.args[1], embeddingBackwardColumns)
+	order := &d.order
+	order.mu.Lock()
+	defer order.mu.Unlock()
+	accumulate := c.flag[0]
+	for at := 0; at < len(ids) || !accumulate; at, accumulate = at+orderedIDs, true {
+		order.sort(ids[at:min(at+orderedIDs, len(ids))], at)
+		if accumulate {
+			d.parallel(c, partsOf(len(order.entries), rowsPerPart(c.args[1].Last())), addOrderedRows)
+		} else {
+			d.overRows(c, &c.args[0], setOrderedRows)
+		}
+	}
 	return nil
 }
 
-// embeddingBackwardColumns has one thread add all rows of a range of columns, so that rows with the same id are added in
-// their order.
-func embeddingBackwardColumns(d *Device, c *call, _ *worker, from, to int) {
-	dweight, dy := &c.args[0], &c.args[1]
-	dweights, dys, ids := f32(*dweight), f32(*dy), i32(c.args[2])
-	per := columnsPerPart(dy.Last())
-	at, end := min(from*per, dy.Last()), min(to*per, dy.Last())
-	n := end - at
-	if !c.flag[0] {
-		for v := range dweight.Shape[0] {
-			clear(dweights[row(dweight, v)+at:][:n])
+// setOrderedRows computes rows of dweight that hold nothing yet: sums where there are ids, zeros in between.
+func setOrderedRows(d *Device, c *call, _ *worker, from, to int) {
+	dweight := &c.args[0]
+	dweights, entries := f32(*dweight), d.order.entries
+	v, end := rowSpan(dweight, from, to)
+	at, _ := slices.BinarySearch(entries, newOrderEntry(v, 0))
+	for v < end {
+		next := end
+		if at < len(entries) {
+			next = min(entries[at].id(), end)
+		}
+		clearRows(dweights, dweight, v, next)
+		if v = next; v < end {
+			at = d.addRow(c, at, true)
+			v++
 		}
 	}
-	for i, id := range ids {
-		r := dweights[row(dweight, int(id))+at:][:n]
-		d.set.add(r, r, dys[row(dy, i)+at:][:n])
+}
+
+// clearRows zeroes the rows [from, to) of t, whose elements are x, in one go where they are dense.
+func clearRows(x []float32, t *kernels.Tensor, from, to int) {
+	if t.Stride[0] == t.Last() {
+		clear(x[from*t.Last() : to*t.Last()])
+		return
 	}
+	for i := from; i < to; i++ {
+		clear(x[row(t, i):][:t.Last()])
+	}
+}
+
+// addOrderedRows adds the rows of the entries of the parts [from, to). A run of one id belongs to the part in which it
+// starts.
+func addOrderedRows(d *Device, c *call, _ *worker, from, to int) {
+	entries, per := d.order.entries, rowsPerPart(c.args[1].Last())
+	at, end := from*per, min(to*per, len(entries))
+	for at > 0 && at < end && entries[at].id() == entries[at-1].id() {
+		at++
+	}
+	for at < end {
+		at = d.addRow(c, at, false)
+	}
+}
+
+// addRow adds to a row of dweight, or first sets it to, the rows of dy of the entries at and after at that have the same
+// id. It returns the position of the next id.
+func (d *Device) addRow(c *call, at int, set bool) int {
+	dweight, dy, entries := &c.args[0], &c.args[1], d.order.entries
+	id, dys := entries[at].id(), f32(*dy)
+	r := f32(*dweight)[row(dweight, id):][:dy.Last()]
+	if set {
+		copy(r, dys[row(dy, entries[at].position()):])
+		at++
+	}
+	for ; at < len(entries) && entries[at].id() == id; at++ {
+		d.set.add(r, r, dys[row(dy, entries[at].position()):][:len(r)])
+	}
+	return at
 }
 
 // checkIDs returns an error for the first id outside [low, high).

@@ -84,8 +84,11 @@ func rmsNormBackwardWeightColumns(d *Device, c *call, w *worker, from, to int) {
 	sumRows(d, c, w, &c.args[1], rmsNormWeightTerm, from, to)
 }
 
-// rmsNormWeightTerm adds the columns [at, at+len(sum)) of row i of dy * x * rstd to sum.
-func rmsNormWeightTerm(d *Device, c *call, sum []float32, i, at int) {
+// rmsNormWeightTerm is the rowsTerm of dy * x * rstd.
+func rmsNormWeightTerm(d *Device, c *call, sum []float32, first, end, at int) {
 	dy, x := &c.args[1], &c.args[2]
-	d.set.mulAxpy(sum, f32(*dy)[row(dy, i)+at:][:len(sum)], f32(*x)[row(x, i)+at:][:len(sum)], f32(c.args[3])[i])
+	dys, xs, rstd := f32(*dy), f32(*x), f32(c.args[3])
+	for i := first; i < end; i++ {
+		d.set.mulAxpy(sum, dys[row(dy, i)+at:][:len(sum)], xs[row(x, i)+at:][:len(sum)], rstd[i])
+	}
 }
