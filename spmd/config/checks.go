@@ -14,8 +14,27 @@ func (l *loader) checkValues(world int) {
 	l.checkSteps()
 	l.checkSchedule()
 	l.checkValidation()
+	l.checkDocuments()
 	if l.usable("data.tokenizer", "monitor.sample_tokens") && l.config.Monitor.SampleTokens > 0 && l.config.Data.Tokenizer == "" {
 		l.problem("monitor.sample_tokens", "a sample needs to know what its tokens mean", `set data.tokenizer to "bytes" if that made the tokens, or remove it`)
+	}
+}
+
+// checkDocuments checks that what depends on the ends of documents can find them.
+func (l *loader) checkDocuments() {
+	d := l.config.Data
+	if !l.usable("data.eod", "data.tokenizer", "data.format") || d.EOD >= 0 {
+		return
+	}
+	for _, needs := range []struct {
+		key string
+		on  bool
+	}{
+		{"data.reset_attention_mask", d.ResetAttentionMask}, {"data.reset_position_ids", d.ResetPositionIDs}, {"data.eod_mask_loss", d.EODMaskLoss},
+	} {
+		if needs.on {
+			l.problem(needs.key, "needs to know which token ends a document", `set data.eod to its id, or data.tokenizer to "bytes" if that made the tokens`)
+		}
 	}
 }
 

@@ -105,14 +105,15 @@ type Data struct {
 	SequenceLength int `toml:"sequence_length" required:"always" range:"[1,16777216]"`
 	// Take samples in a random order, another one each epoch. false: in the order of the files.
 	Shuffle bool `toml:"shuffle"`
-	// Id of the token that ends a document. -1: that of the tokenizer, or none.
+	// Id of the token that ends a document, and belongs to it. -1: that of the tokenizer, or none.
 	EOD int `toml:"eod" range:"[-1,2147483647]"`
-	// Let a token attend only to its own document.
-	ResetAttentionMask bool `toml:"reset_attention_mask" only:"false" feature:"attention within documents"`
-	// Count positions from 0 in each document.
-	ResetPositionIDs bool `toml:"reset_position_ids" only:"false" feature:"counting positions within documents"`
-	// Leave positions whose input is eod out of the loss.
-	EODMaskLoss bool `toml:"eod_mask_loss" only:"false" feature:"masking the loss at the end of documents"`
+	// Let a token attend only to its own document. Needs eod.
+	ResetAttentionMask bool `toml:"reset_attention_mask"`
+	// Count positions from 0 in each document, as in each sample. Needs eod.
+	ResetPositionIDs bool `toml:"reset_position_ids"`
+	// Leave positions whose input is eod out of the loss, which is the mean over the others, and out of the tokens that are
+	// counted. A step of nothing but eod has loss 0 and no gradient. Needs eod.
+	EODMaskLoss bool `toml:"eod_mask_loss"`
 	// Data to validate on, as paths; files that are also in paths are left out of training. Excludes validation_split.
 	ValidationPaths []string `toml:"validation_paths"`
 	// Fraction of the tokens that is held out for validation, at the end of the data. Excludes validation_paths.
@@ -260,7 +261,7 @@ func Default() *Config {
 // MicroBatches returns M, the number of micro batches of a step over all data ranks.
 func (c *Config) MicroBatches() int { return c.Train.GlobalBatchSize / c.Train.MicroBatchSize }
 
-// TokensPerStep returns the number of tokens that one step predicts.
+// TokensPerStep returns the number of input tokens of one step. Each has a label, unless data.eod_mask_loss takes it away.
 func (c *Config) TokensPerStep() int64 {
 	return int64(c.Train.GlobalBatchSize) * int64(c.Data.SequenceLength)
 }

@@ -282,7 +282,7 @@ func TestResolved(t *testing.T) {
 		{"model.overrides.rope_scaling={rope_type='linear', factor=2.0}", `model.overrides."=x"=1`, "data.paths=['testdata/text/one.txt', 'testdata/text/*.txt']"},
 		{`model.config={model_type="llama", vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, eos_token_id=[1, 2]}`, "model.path="},
 		{"lr_schedule.type=wsd", "lr_schedule.decay_steps=2", "lr_schedule.min_lr=1e-5", "optimizer.eps=1e-300", "collective.timeout=1h0.5s"},
-		{"data.validation_split=0.5", "data.validation_interval=3", "data.eod=7", "run.seed=9223372036854775807", "checkpoint.resume=none"},
+		{"data.validation_split=0.5", "data.validation_interval=3", "data.eod=7", "data.eod_mask_loss=true", "data.reset_attention_mask=true", "data.reset_position_ids=true", "run.seed=9223372036854775807", "checkpoint.resume=none"},
 	} {
 		c := load(t, 2, overrides...)
 		path := filepath.Join(t.TempDir(), "config.resolved.toml")

@@ -27,18 +27,21 @@ type Executor struct {
 	records      []slot
 	losses       kernels.Tensor // [micro batches] Float64
 	microBatches int
-	ids, labels  []int32 // host staging of one micro batch
+	host         Batch // staging of one micro batch
 }
 
 // A slot holds what one micro batch in flight needs.
 type slot struct {
-	record      *model.ChunkRecord
-	ids, labels kernels.Tensor // [B*T] Int32
-	batch       model.MicroBatch
+	record *model.ChunkRecord
+	batch  model.MicroBatch
 }
 
-// A Loader fills the token ids and labels of a rank's micro batch, [B*T] each.
-type Loader func(microBatch int, ids, labels []int32) error
+// A Batch is a micro batch on the host, as model.MicroBatch describes it, [B*T] each. Positions and Documents are nil where
+// the plan has none.
+type Batch struct{ IDs, Labels, Positions, Documents []int32 }
+
+// A Loader fills a rank's micro batch.
+type Loader func(microBatch int, b Batch) error
 
 // Plan is what an Executor needs to be laid out in memory.
 type Plan struct {
@@ -47,6 +50,8 @@ type Plan struct {
 	Split        bool // from the simulator's Report
 	Hidden       int
 	Size         model.Size
+	// Positions and Documents say whether micro batches have them.
+	Positions, Documents bool
 }
 
 // assignSlots gives each action the slot of its record, reusing those of finished micro batches, and returns the number of
@@ -79,8 +84,7 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	slots, n := assignSlots(p.Actions)
 	e.slots = slots
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
-	tokens := p.Size.Tokens()
-	e.ids, e.labels = make([]int32, tokens), make([]int32, tokens)
+	e.host = newBatch(p)
 	e.records = make([]slot, n)
 	for i, a := range p.Actions {
 		s := &e.records[slots[i]]
@@ -92,9 +96,33 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 			return nil, fmt.Errorf("pipeline: action %v is for a chunk that this rank does not hold", a)
 		}
 		s.record = stage.Chunk.NewRecord(k, p.Size, p.Hidden, &placement)
-		s.ids, s.labels = mem.Saved.Tensor(device.Int32, tokens), mem.Saved.Tensor(device.Int32, tokens)
+		s.batch = placeBatch(p, mem.Saved)
 	}
 	return e, nil
+}
+
+// newBatch allocates a batch on the host.
+func newBatch(p Plan) Batch {
+	numbers := func(there bool) []int32 {
+		if !there {
+			return nil
+		}
+		return make([]int32, p.Size.Tokens())
+	}
+	return Batch{IDs: numbers(true), Labels: numbers(true), Positions: numbers(p.Positions), Documents: numbers(p.Documents)}
+}
+
+// placeBatch places the operands of a micro batch that a Batch is written to.
+func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
+	numbers := func(there bool, shape ...int) kernels.Tensor {
+		if !there {
+			return kernels.Tensor{}
+		}
+		return a.Tensor(device.Int32, shape...)
+	}
+	tokens, rows, length := p.Size.Tokens(), p.Size.Batch, p.Size.Sequence
+	return model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens),
+		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, rows, length)}
 }
 
 // Losses returns the tensor that Run leaves the micro batches' losses in: [micro batches] Float64, each a sum over tokens.
@@ -129,19 +157,30 @@ func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale
 	if err := e.load(s, a.MicroBatch, load); err != nil {
 		return err
 	}
-	lane := stage.Lanes[a.MicroBatch]
-	s.batch = model.MicroBatch{IDs: s.ids, Labels: s.labels, Loss: e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1),
-		LossScale: lossScale, Gradients: stage.Buffers[lane.Buffer], Accumulate: lane.Accumulate}
+	lane, b := stage.Lanes[a.MicroBatch], &s.batch
+	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), lossScale
+	b.Gradients, b.Accumulate = stage.Buffers[lane.Buffer], lane.Accumulate
 	return nil
 }
 
+// load writes a micro batch to the operands of a slot.
+
 func (e *Executor) load(s *slot, microBatch int, load Loader) error {
-	if err := load(microBatch, e.ids, e.labels); err != nil {
+	if err := load(microBatch, e.host); err != nil {
 		return fmt.Errorf("loading micro batch %d: %w", microBatch, err)
 	}
-	e.device.Write(e.context.Stream, s.ids.Region(), device.BytesOf(e.ids))
-	e.device.Write(e.context.Stream, s.labels.Region(), device.BytesOf(e.labels))
+	e.write(s.batch.IDs, e.host.IDs)
+	e.write(s.batch.Labels, e.host.Labels)
+	e.write(s.batch.Positions, e.host.Positions)
+	e.write(s.batch.Documents, e.host.Documents)
 	return nil
+}
+
+// write enqueues a copy of host memory to an operand, if it is there.
+func (e *Executor) write(to kernels.Tensor, from []int32) {
+	if !to.IsZero() {
+		e.device.Write(e.context.Stream, to.Region(), device.BytesOf(from))
+	}
 }
 
 // merge makes the merges of gradient lanes that are due after a micro batch's weight gradient.
@@ -159,7 +198,7 @@ func (e *Executor) Evaluate(load Loader, microBatch int, loss kernels.Tensor) er
 	if err := e.load(s, microBatch, load); err != nil {
 		return err
 	}
-	s.batch = model.MicroBatch{IDs: s.ids, Labels: s.labels, Loss: loss}
+	s.batch.Loss, s.batch.Gradients = loss, kernels.Tensor{}
 	stage.Chunk.Forward(e.context, s.record, &s.batch)
 	return nil
 }

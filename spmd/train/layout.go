@@ -118,6 +118,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
 		Actions: l.actions, MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
 		Hidden: c.Architecture.HiddenSize, Size: l.Size,
+		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
 	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
 }

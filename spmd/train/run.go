@@ -6,8 +6,8 @@ import (
 	"io"
 	"path/filepath"
 
-	"lockstep/spmd/mesh"
 	"lockstep/spmd/monitor"
+	"lockstep/spmd/pipeline"
 )
 
 // Run trains to train.steps, or evaluates. It ends early, with a checkpoint, after run.stop_step and when ctx is done on any
@@ -85,40 +85,40 @@ func (t *Trainer) finish(ctx context.Context, trained bool) error {
 	return t.export(ctx)
 }
 
-// validate computes the mean loss over the validation batches, in micro batches that the data ranks share.
+// validate computes the mean loss over the label tokens of the validation batches, in micro batches that the data ranks share.
 func (t *Trainer) validate(step int) (float64, error) {
 	batches := max(1, int(t.validation.Samples())/t.Config.Train.GlobalBatchSize)
 	if limit := t.Config.Data.ValidationBatches; limit > 0 {
 		batches = min(batches, limit)
 	}
-	total := 0.0
+	total, tokens := 0.0, int64(0)
 	for b := range batches {
-		loss, err := t.validateBatch(b)
+		sum, labels, err := t.validateBatch(b)
 		if err != nil {
 			return 0, err
 		}
-		total += loss
+		total, tokens = total+sum, tokens+labels
 	}
-	mean := total / float64(batches)
-	v := monitor.Validation{Step: step, Steps: t.Config.Train.Steps, Loss: mean}
-	return mean, t.report(func(s monitor.Sink) error { return s.Validation(v) })
+	loss := mean(total, tokens)
+	v := monitor.Validation{Step: step, Steps: t.Config.Train.Steps, Loss: loss}
+	return loss, t.report(func(s monitor.Sink) error { return s.Validation(v) })
 }
 
-// validateBatch returns the mean loss of one batch of global_batch_size samples.
-func (t *Trainer) validateBatch(batch int) (float64, error) {
-	first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
-	load := func(microBatch int, ids, labels []int32) error {
-		return t.validation.Batch(batch, first+microBatch, t.MicroBatches, ids, labels)
+// validateBatch returns the sum of the losses of one batch of global_batch_size samples, and its label tokens.
+func (t *Trainer) validateBatch(batch int) (sum float64, labels int64, err error) {
+	if labels, err = t.labels(t.validation, batch); err != nil {
+		return 0, 0, err
 	}
+	load := func(microBatch int, b pipeline.Batch) error { return t.batch(t.validation, batch, microBatch, b) }
 	losses := t.placed.executor.Losses()
 	for m := range t.MyMicroBatches {
 		if err := t.placed.executor.Evaluate(load, m, losses.Narrow(0, m, m+1)); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	t.Stream.Wait(t.shareReport(false))
-	loss, _, err := t.readReport(float64(t.Config.TokensPerStep()))
-	return loss, err
+	sum, _, err = t.readReport()
+	return sum, labels, err
 }
 
 // report hands a record to the sink of rank 0.

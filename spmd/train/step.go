@@ -20,7 +20,11 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 
 	// Forward and backward: the schedule's actions, micro batch by micro batch. The loss is the mean over the step's label
 	// tokens, so each token's gradient is scaled by one over their number.
-	if err := t.placed.executor.Run(t.load(i), 1/float64(t.Config.TokensPerStep())); err != nil {
+	labels, err := t.labels(t.training, i)
+	if err != nil {
+		return row, false, err
+	}
+	if err := t.placed.executor.Run(t.load(i), mean(1, labels)); err != nil {
 		return row, false, err
 	}
 
@@ -35,7 +39,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
 
 	// Log: the only reads of the step.
-	loss, stopped, err := t.readReport(float64(t.Config.TokensPerStep()))
+	sum, stopped, err := t.readReport()
 	if err != nil {
 		return row, false, err
 	}
@@ -43,12 +47,13 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	if err != nil {
 		return row, false, err
 	}
+	loss := mean(sum, labels)
 	if math.IsNaN(loss) || math.IsInf(loss, 0) || math.IsNaN(norm) || math.IsInf(norm, 0) {
 		return row, false, fmt.Errorf("step %d: the loss is %g and the gradient norm %g; the weights are still those of step %d: "+
 			"lower optimizer.lr, lengthen lr_schedule.warmup_steps, or look at this step's data", i+1, loss, norm, i)
 	}
 	return monitor.Step{Step: i + 1, Steps: t.Config.Train.Steps, Loss: loss, GradNorm: norm, LR: lr,
-		Tokens: t.Config.TokensPerStep(), Time: time.Since(started)}, stopped, nil
+		Tokens: labels, Time: time.Since(started)}, stopped, nil
 }
 
 // hostMemory is what the step needs on the host, kept so that a step allocates nothing.
@@ -64,9 +69,8 @@ type hostMemory struct {
 func (t *Trainer) load(i int) pipeline.Loader {
 	t.host.step = i
 	if t.host.fill == nil {
-		first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
-		t.host.fill = func(microBatch int, ids, labels []int32) error {
-			return t.training.Batch(t.host.step, first+microBatch, t.MicroBatches, ids, labels)
+		t.host.fill = func(microBatch int, b pipeline.Batch) error {
+			return t.batch(t.training, t.host.step, microBatch, b)
 		}
 	}
 	return t.host.fill
@@ -85,9 +89,9 @@ func (t *Trainer) shareReport(stop bool) device.Event {
 	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
 }
 
-// readReport returns the mean loss: the sums of all micro batches, added in their order in float64, over the label tokens.
-// stop is true when any rank was told to stop, so that all stop after the same step.
-func (t *Trainer) readReport(labels float64) (loss float64, stop bool, err error) {
+// readReport returns the sum of the label tokens' losses: those of all micro batches, added in their order in float64. stop
+// is true when any rank was told to stop, so that all stop after the same step.
+func (t *Trainer) readReport() (sum float64, stop bool, err error) {
 	if t.host.report == nil {
 		t.host.report = make([]float64, t.placed.report.Len())
 	}
@@ -98,11 +102,11 @@ func (t *Trainer) readReport(labels float64) (loss float64, stop bool, err error
 	width := t.MyMicroBatches + 1
 	for at := 0; at < len(values); at += width {
 		for _, v := range values[at : at+width-1] {
-			loss += v
+			sum += v
 		}
 		stop = stop || values[at+width-1] != 0
 	}
-	return loss / labels, stop, nil
+	return sum, stop, nil
 }
 
 // readNorm returns the gradients' global norm before clipping.
