@@ -104,6 +104,7 @@ func TestStopped(t *testing.T) {
 		t.Errorf("told to stop, the run stopped after step %d with checkpoint %s", last, got)
 	}
 
+	w.launch(2, "out", long, "run.seed=7").expect(2).says("run.seed was 42, now 7")
 	w.launch(2, "out", long).expect(0).says(fmt.Sprintf("the run goes on from a checkpoint (step: %d)", last))
 	w.sameRun("want", "out")
 	if got, want := w.metrics("out").lines, w.metrics("want").lines; got != want {
@@ -115,4 +116,20 @@ func TestStopped(t *testing.T) {
 	if after := w.files("out"); after["metrics.jsonl"] != before["metrics.jsonl"] || after["model/model.safetensors"] != before["model/model.safetensors"] {
 		t.Error("starting a run that is done changed its results")
 	}
+}
+
+// TestStartedTwice starts a run that is still going: the second start is refused and the first is not disturbed.
+func TestStartedTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	first := w.launch(2, "out", endless()...)
+	if !first.awaitStep(1) {
+		t.Fatalf("the run ended by itself:\n%s", first)
+	}
+	w.launch(2, "out", endless()...).expect(1).says("another process writes there; stop it, or choose another run.output_dir")
+	first.signal(syscall.SIGTERM)
+	first.expect(0)
+	w.launch(1, "want", endless(fmt.Sprint("run.stop_step=", w.metrics("out").last()))...).expect(0)
+	w.sameMetrics("want", "out")
+	w.sameFiles("want/checkpoints/"+w.latest("want"), "out/checkpoints/"+w.latest("out"))
 }

@@ -10,14 +10,16 @@ import (
 	"time"
 )
 
-// endless makes a run that goes on until something ends it.
-var endless = []string{"train.steps=100000", "lr_schedule.type=constant"}
+// endless returns the overrides that make a run go on until something ends it, and more.
+func endless(more ...string) []string {
+	return append([]string{"train.steps=100000", "lr_schedule.type=constant"}, more...)
+}
 
 // TestLostRank kills one of four ranks in training: the others end at once, with a message that names it, and nothing is left.
 func TestLostRank(t *testing.T) {
 	w := newWorkspace(t)
 	sharedBefore := sharedMemory(t)
-	j := w.launch(4, "out", endless...)
+	j := w.launch(4, "out", endless()...)
 	if !j.awaitStep(5) {
 		t.Fatalf("the run ended by itself:\n%s", j)
 	}
@@ -55,7 +57,7 @@ func TestLostRank(t *testing.T) {
 		}
 	}
 	// What is left behind does not stand in the way of the next start.
-	w.launch(4, "out", append(endless, fmt.Sprint("run.stop_step=", w.metrics("out").last()+1))...).expect(0)
+	w.launch(4, "out", endless(fmt.Sprint("run.stop_step=", w.metrics("out").last()+1))...).expect(0)
 }
 
 // sharedMemory lists what is in /dev/shm.
@@ -77,7 +79,7 @@ func sharedMemory(t *testing.T) []string {
 func TestSuspendedRank(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
-	j := w.launch(4, "out", append(endless, "collective.timeout=1s")...)
+	j := w.launch(4, "out", endless("collective.timeout=1s")...)
 	if !j.awaitStep(5) {
 		t.Fatalf("the run ended by itself:\n%s", j)
 	}

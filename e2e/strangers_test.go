@@ -21,18 +21,16 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	const size = 4
 	w := newWorkspace(t)
-	j := w.launch(size, "out", endless...)
+	j := w.launch(size, "out", endless()...)
 	if !j.awaitStep(2) {
 		t.Fatalf("the run ended by itself:\n%s", j)
 	}
 	var strangers, silent []*stranger
 	for _, d := range doors(t, j, size) {
-		for what, text := range map[string][]byte{
-			"random bytes": randomBytes(4096), "another protocol": []byte("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
-			"a wrong secret": append(d.hello(1), randomBytes(32)...),
-		} {
-			strangers = append(strangers, d.visit(t, what, text))
-		}
+		strangers = append(strangers,
+			d.visit(t, "random bytes", randomBytes(4096)),
+			d.visit(t, "another protocol", []byte("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")),
+			d.visit(t, "a wrong secret", append(d.hello(1), randomBytes(32)...)))
 		for range 3 {
 			silent = append(silent, d.visit(t, "silence", nil))
 		}
@@ -55,7 +53,7 @@ func TestStrangers(t *testing.T) {
 	}
 
 	last := w.metrics("out").last()
-	w.launch(1, "want", append(endless, fmt.Sprint("run.stop_step=", last))...).expect(0)
+	w.launch(1, "want", endless(fmt.Sprint("run.stop_step=", last))...).expect(0)
 	w.sameMetrics("want", "out")
 	w.sameFiles("want/checkpoints/"+w.latest("want"), "out/checkpoints/"+w.latest("out"))
 	t.Logf("%d strangers in %d steps", len(strangers)+len(silent), last)
