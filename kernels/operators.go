@@ -81,9 +81,12 @@ type Operators interface {
 	// RMSNorm computes y = x * rstd * gamma with rstd = 1/sqrt(mean(x^2) + eps) over the last dimension: x, y [.., C],
 	// gamma [C], rstd [rows] dense.
 	RMSNorm(s device.Stream, y, rstd, x, gamma Tensor, eps float64)
-	// RMSNormBackwardInput computes dx = (or +=) the gradient of x: dx, dy, x [.., C], rstd [rows], gamma [C]. dx may be
-	// dy when it does not accumulate.
-	RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma Tensor, accumulate bool)
+	// AddRMSNorm computes sum = a + b, and y and rstd as the RMSNorm of sum: a, b, sum, y [.., C], gamma [C], rstd [rows]
+	// dense. sum may be a or b.
+	AddRMSNorm(s device.Stream, y, rstd, sum, a, b, gamma Tensor, eps float64)
+	// RMSNormBackwardInput computes dx = residual + the gradient of x: dx, dy, x, residual [.., C], rstd [rows], gamma [C].
+	// residual is the gradient that reaches x past the norm; it may be none. dx may be dy or residual.
+	RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma, residual Tensor)
 	// RMSNormBackwardWeight computes dgamma[C] = (or +=) the sum over rows of dy * x * rstd.
 	RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd Tensor, accumulate bool)
 

@@ -65,19 +65,42 @@ func CheckRMSNorm(y, rstd, x, gamma Tensor) error {
 	)
 }
 
-// CheckRMSNormBackwardInput checks the operands of RMSNormBackwardInput.
-func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma Tensor, accumulate bool) error {
+// CheckAddRMSNorm checks the operands of AddRMSNorm.
+func CheckAddRMSNorm(y, rstd, sum, a, b, gamma Tensor) error {
 	return firstError(
+		rows("sum", sum),
+		like("a", a, sum),
+		like("b", b, sum),
+		like("y", y, sum),
+		want("rstd", rstd, device.Float32, sum.Rows()),
+		want("gamma", gamma, device.Float32, sum.Last()),
+		apart("sum", sum, "a", a, true),
+		apart("sum", sum, "b", b, true),
+		apart("sum", sum, "gamma", gamma, false),
+		apart("y", y, "sum", sum, false), apart("y", y, "a", a, false), apart("y", y, "b", b, false),
+		apart("y", y, "gamma", gamma, false),
+		apart("rstd", rstd, "sum", sum, false), apart("rstd", rstd, "a", a, false), apart("rstd", rstd, "b", b, false),
+		apart("rstd", rstd, "y", y, false), apart("rstd", rstd, "gamma", gamma, false),
+	)
+}
+
+// CheckRMSNormBackwardInput checks the operands of RMSNormBackwardInput; residual may be none.
+func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, residual Tensor) error {
+	err := firstError(
 		rows("x", x),
 		like("dx", dx, x),
 		like("dy", dy, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
 		want("gamma", gamma, device.Float32, x.Last()),
-		apart("dx", dx, "dy", dy, !accumulate),
+		apart("dx", dx, "dy", dy, true),
 		apart("dx", dx, "x", x, false),
 		apart("dx", dx, "rstd", rstd, false),
 		apart("dx", dx, "gamma", gamma, false),
 	)
+	if err != nil || residual.IsZero() {
+		return err
+	}
+	return firstError(like("residual", residual, x), apart("dx", dx, "residual", residual, true))
 }
 
 // CheckRMSNormBackwardWeight checks the operands of RMSNormBackwardWeight.

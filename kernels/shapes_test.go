@@ -105,7 +105,7 @@ func TestChecksAllocateNothing(t *testing.T) {
 	var err error
 	if n := testing.AllocsPerRun(10, func() {
 		err = firstError(
-			CheckRMSNorm(y, r, x, c), CheckRMSNormBackwardInput(x, y, z, r, c, true), CheckAdd(y, x, x),
+			CheckRMSNorm(y, r, x, c), CheckRMSNormBackwardInput(x, y, z, r, c, x), CheckAddRMSNorm(z, r, x, x, y, c), CheckAdd(y, x, x),
 			CheckAdamW(c, m, v, g, clip, AdamWOptions{Step: 1}), CheckMatMul(square, x, y, MatMulOptions{TransB: true}),
 		)
 	}); n != 0 || err != nil {

@@ -23,7 +23,7 @@ func Run(t *testing.T, open Open) {
 		run  func(s *suite)
 	}{
 		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Zero", testZero}, {"Sum", testSum},
-		{"RMSNorm", testRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
+		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},

@@ -27,6 +27,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestTables(add)
 	s.digestOptimizer(add)
 	s.digestProducts(add)
+	s.digestFused(add)
 	return sums
 }
 
@@ -39,7 +40,7 @@ func (s *suite) digestRows(add func(name string, outputs ...operand)) {
 	s.d.RMSNorm(s.s, y.Tensor, rstd.Tensor, x.Tensor, gamma.Tensor, 1e-5)
 	add("RMSNorm", y, rstd)
 	dx, dgamma, dbias := in(rows, width), in(width), in(width)
-	s.d.RMSNormBackwardInput(s.s, dx.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, true)
+	s.d.RMSNormBackwardInput(s.s, dx.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, dx.Tensor)
 	s.d.RMSNormBackwardWeight(s.s, dgamma.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, true)
 	add("RMSNormBackward", dx, dgamma)
 	s.d.AddBias(s.s, y.Tensor, bias.Tensor)
@@ -110,4 +111,13 @@ func (s *suite) digestProducts(add func(name string, outputs ...operand)) {
 	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor,
 		statistics.Tensor, kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
 	add("Attention of documents", o, dq, dk, dv)
+}
+
+// digestFused covers the operators that do the work of several in one pass.
+func (s *suite) digestFused(add func(name string, outputs ...operand)) {
+	const rows, width = 301, 333
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	a, b, gamma, y, rstd, sum := in(rows, width), in(rows, width), in(width), in(rows, width), in(rows), in(rows, width)
+	s.d.AddRMSNorm(s.s, y.Tensor, rstd.Tensor, sum.Tensor, a.Tensor, b.Tensor, gamma.Tensor, 1e-5)
+	add("AddRMSNorm", y, rstd, sum)
 }

@@ -61,8 +61,13 @@ func testOperandErrors(s *suite) {
 		{"RMSNorm", "rstd", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, y, f(3), x, c, 1e-5) }},
 		{"RMSNorm", "y", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, x, f(4), x, c, 1e-5) }},
 		{"RMSNormBackwardInput", "dx", func(o kernels.Operators, st device.Stream) {
-			o.RMSNormBackwardInput(st, y, y, x, f(4), c, true)
+			o.RMSNormBackwardInput(st, x, y, x, f(4), c, kernels.Tensor{})
 		}},
+		{"RMSNormBackwardInput", "residual", func(o kernels.Operators, st device.Stream) {
+			o.RMSNormBackwardInput(st, y, y, x, f(4), c, f(4, 5))
+		}},
+		{"AddRMSNorm", "b", func(o kernels.Operators, st device.Stream) { o.AddRMSNorm(st, y, f(4), x, x, f(3, 6), c, 1e-5) }},
+		{"AddRMSNorm", "y", func(o kernels.Operators, st device.Stream) { o.AddRMSNorm(st, y, f(4), f(4, 6), x, y, c, 1e-5) }},
 		{"RMSNormBackwardWeight", "dgamma", func(o kernels.Operators, st device.Stream) {
 			o.RMSNormBackwardWeight(st, f(5), y, x, f(4), false)
 		}},

@@ -122,19 +122,40 @@ func testRMSNorm(s *suite) {
 	s.check("RMSNorm of heads", y, wantY, tolerance{relative: 4 * ulp})
 }
 
+func testAddRMSNorm(s *suite) {
+	for _, n := range shapes() {
+		for _, l := range layouts() {
+			a, b, gamma := s.input(l, n.rows, n.width), s.input(layout{pad: 2}, n.rows, n.width), s.input(layout{}, n.width)
+			y, rstd := s.output(device.Float32, l, n.rows, n.width), s.output(device.Float32, layout{}, n.rows)
+			sum := s.output(device.Float32, layout{pad: 5}, n.rows, n.width)
+			wantY, wantRstd, wantSum := make([]float64, y.Len()), make([]float64, n.rows), make([]float64, y.Len())
+			AddRMSNorm(wantY, wantRstd, wantSum, a.values(), b.values(), gamma.values(), rmsNormEps)
+			for _, to := range []operand{sum, a} { // a is the last one: it is an input until then
+				s.d.AddRMSNorm(s.s, y.Tensor, rstd.Tensor, to.Tensor, a.Tensor, b.Tensor, gamma.Tensor, rmsNormEps)
+				s.check("AddRMSNorm sum", to, wantSum, tolerance{relative: ulp})
+				s.check("AddRMSNorm y", y, wantY, tolerance{relative: 5 * ulp})
+				s.check("AddRMSNorm rstd", rstd, wantRstd, tolerance{relative: 4 * ulp})
+			}
+		}
+	}
+}
+
 func testRMSNormBackwardInput(s *suite) {
-	variants(func(n shape, l layout, accumulate bool) {
+	variants(func(n shape, l layout, withResidual bool) {
 		dy, x, gamma := s.input(l, n.rows, n.width), s.input(l, n.rows, n.width), s.input(layout{}, n.width)
-		rstd, dx := s.input(layout{}, n.rows), s.target(accumulate, layout{pad: 5}, n.rows, n.width)
-		want := dx.values()
-		RMSNormBackwardInput(want, dy.values(), x.values(), rstd.values(), gamma.values(), accumulate)
-		s.d.RMSNormBackwardInput(s.s, dx.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, accumulate)
-		// |rstd| < 2 and the mean of g*x is below 8: terms of up to 2*(4 + 2*4*8).
-		tol := tolerance{relative: 4 * ulp, absolute: 500 * ulp}
-		s.check("RMSNormBackwardInput dx", dx, want, tol)
-		if !accumulate {
-			s.d.RMSNormBackwardInput(s.s, dy.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, false)
-			s.check("RMSNormBackwardInput dx in place of dy", dy, want, tol)
+		rstd, dx := s.input(layout{}, n.rows), s.output(device.Float32, layout{pad: 5}, n.rows, n.width)
+		var residual operand // none
+		outputs := []operand{dx, dy}
+		if withResidual {
+			residual = s.input(layout{pad: 2}, n.rows, n.width)
+			outputs = []operand{dx, residual}
+		}
+		want := make([]float64, dx.Len())
+		RMSNormBackwardInput(want, dy.values(), x.values(), rstd.values(), gamma.values(), residual.values())
+		for _, to := range outputs {
+			s.d.RMSNormBackwardInput(s.s, to.Tensor, dy.Tensor, x.Tensor, rstd.Tensor, gamma.Tensor, residual.Tensor)
+			// |rstd| < 2 and the mean of g*x is below 8: terms of up to 2*(4 + 2*4*8).
+			s.check("RMSNormBackwardInput dx", to, want, tolerance{relative: 4 * ulp, absolute: 500 * ulp})
 		}
 	})
 }

@@ -46,9 +46,17 @@ func RMSNorm(y, rstd, x, gamma []float64, eps float64) {
 	}
 }
 
-// RMSNormBackwardInput computes dx = (or +=) rstd * (g - x * rstd^2 * mean(g*x)) with g = dy * gamma.
-func RMSNormBackwardInput(dx, dy, x, rstd, gamma []float64, accumulate bool) {
-	overwrite(dx, accumulate)
+// AddRMSNorm computes sum[rows, C] = a + b and its RMSNorm.
+func AddRMSNorm(y, rstd, sum, a, b, gamma []float64, eps float64) {
+	Add(sum, a, b)
+	RMSNorm(y, rstd, sum, gamma, eps)
+}
+
+// RMSNormBackwardInput computes dx = residual + rstd * (g - x * rstd^2 * mean(g*x)) with g = dy * gamma. residual may be
+// empty.
+func RMSNormBackwardInput(dx, dy, x, rstd, gamma, residual []float64) {
+	clear(dx)
+	copy(dx, residual)
 	c := len(gamma)
 	for i := range rstd {
 		mean := 0.0

@@ -68,15 +68,15 @@ func TestTwinGradientOfRMSNorm(t *testing.T) {
 	wantX, wantGamma := gradient(x, dy, forward), gradient(gamma, dy, forward)
 	forward() // rstd of the unchanged x
 	dx, dgamma := numbersFor(21, 4), make([]float64, 7)
-	RMSNormBackwardInput(dx, dy, x, rstd, gamma, false)
+	RMSNormBackwardInput(dx, dy, x, rstd, gamma, nil)
 	RMSNormBackwardWeight(dgamma, dy, x, rstd, false)
 	wantNear(t, "dx", dx, wantX)
 	wantNear(t, "dgamma", dgamma, wantGamma)
-	RMSNormBackwardInput(dx, dy, x, rstd, gamma, true)
+	RMSNormBackwardInput(dx, dy, x, rstd, gamma, x)
 	for i := range wantX {
-		wantX[i] *= 2
+		wantX[i] += x[i]
 	}
-	wantNear(t, "accumulated dx", dx, wantX)
+	wantNear(t, "dx with a residual gradient", dx, wantX)
 }
 
 func TestTwinGradientOfRoPE(t *testing.T) {

@@ -49,6 +49,7 @@ func TestGenericDigest(t *testing.T) {
 	want := map[string]string{
 		"RMSNorm":           "71b52ff41fe88ab2",
 		"RMSNormBackward":   "a9e928641c30e2e7",
+		"AddRMSNorm":        "503b0030b44b7091",
 		"AddBias":           "a8be19a79a966150",
 		"SwiGLU":            "7e6b12d496816340",
 		"SwiGLUBackward":    "4c260ab32c8e830f",
@@ -71,15 +72,15 @@ func TestGenericDigest(t *testing.T) {
 	}
 }
 
-// TestOptimizerDigest: the optimizer's arithmetic is exactly that of the generic set in every other one.
-func TestOptimizerDigest(t *testing.T) {
+// TestExactDigests: the optimizer's arithmetic and that of RoPE is exactly that of the generic set in every other one.
+func TestExactDigests(t *testing.T) {
 	digest := func(set string) map[string]string {
 		return conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, set, 1) })
 	}
 	want := digest("generic")
 	for _, set := range KernelSets() {
 		got := digest(set)
-		for _, name := range []string{"ClipFactor", "AdamW"} {
+		for _, name := range []string{"ClipFactor", "AdamW", "RoPE"} {
 			if got[name] != want[name] {
 				t.Errorf("%s, %s: the digest is %s, that of generic %s", set, name, got[name], want[name])
 			}

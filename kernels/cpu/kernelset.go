@@ -27,6 +27,12 @@ type kernelSet struct {
 	mulAxpy func(y, x, z []float32, a float32)
 	// scaleMulAdd computes y[i] = a * x[i] * w[i] + b * z[i].
 	scaleMulAdd func(y, x, w, z []float32, a, b float32)
+	// addScaleMulAdd computes y[i] = u[i] + a * x[i] * w[i] + b * z[i], from left to right.
+	addScaleMulAdd func(y, u, x, w, z []float32, a, b float32)
+	// rotate turns the points (a[i], b[i]): ya[i] = a[i] * cos[i] - b[i] * sin[i], yb[i] = b[i] * cos[i] + a[i] * sin[i].
+	// With a and b, ya and yb exchanged it turns them back. ya may be a, yb may be b. All sets round every product, so
+	// that their bits are equal.
+	rotate func(ya, yb, a, b, cos, sin []float32)
 
 	// dot returns the sum of x[i] * y[i]. Element i is added to lane i mod 32, then the lanes by halves.
 	dot func(x, y []float32) float32
@@ -84,6 +90,8 @@ func genericSet() *kernelSet {
 		scaleMul:        scaleMulGeneric,
 		mulAxpy:         mulAxpyGeneric,
 		scaleMulAdd:     scaleMulAddGeneric,
+		addScaleMulAdd:  addScaleMulAddGeneric,
+		rotate:          rotateGeneric,
 		dot:             dotGeneric,
 		dot3:            dot3Generic,
 		sumSquares:      sumSquaresGeneric,

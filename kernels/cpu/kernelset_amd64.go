@@ -31,7 +31,7 @@ func avx2Set() *kernelSet {
 		add: addAVX2, axpy: axpyAVX2, scale: scaleAVX2, scaleMul: scaleMulAVX2, mulAxpy: mulAxpyAVX2, scaleMulAdd: scaleMulAddAVX2,
 		dot: dotAVX2, dot3: dot3AVX2, sumSquares: sumSquaresAVX2, max: maxAVX2,
 		expSum: expSumAVX2, siluMul: siluMulAVX2, siluMulBackward: siluMulBackwardAVX2,
-		adamW: adamWAVX2,
+		addScaleMulAdd: addScaleMulAddAVX2, rotate: rotateAVX2, adamW: adamWAVX2,
 	}
 }
 
@@ -48,6 +48,6 @@ func avx512Set() *kernelSet {
 		scaleMulAdd: scaleMulAddAVX512,
 		dot:         dotAVX512, dot3: dot3AVX512, sumSquares: sumSquaresAVX512, max: maxAVX512,
 		expSum: expSumAVX512, siluMul: siluMulAVX512, siluMulBackward: siluMulBackwardAVX512,
-		adamW: adamWAVX512,
+		addScaleMulAdd: addScaleMulAddAVX512, rotate: rotateAVX512, adamW: adamWAVX512,
 	}
 }

@@ -17,6 +17,6 @@ func neonSet() *kernelSet {
 		add: addNEON, axpy: axpyNEON, scale: scaleNEON, scaleMul: scaleMulNEON, mulAxpy: mulAxpyNEON, scaleMulAdd: scaleMulAddNEON,
 		dot: dotNEON, dot3: dot3NEON, sumSquares: sumSquaresNEON, max: maxNEON,
 		expSum: expSumNEON, siluMul: siluMulNEON, siluMulBackward: siluMulBackwardNEON,
-		adamW: adamWNEON,
+		addScaleMulAdd: addScaleMulAddNEON, rotate: rotateNEON, adamW: adamWNEON,
 	}
 }

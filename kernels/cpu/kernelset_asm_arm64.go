@@ -61,3 +61,9 @@ func siluMulBackwardNEON(dgate, dup, dy, gate, up []float32)
 
 //go:noescape
 func adamWNEON(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32)
+
+//go:noescape
+func addScaleMulAddNEON(y, u, x, w, z []float32, a, b float32)
+
+//go:noescape
+func rotateNEON(ya, yb, a, b, cos, sin []float32)

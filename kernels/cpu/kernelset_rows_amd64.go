@@ -9,3 +9,15 @@ func adamWAVX2(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, corre
 
 //go:noescape
 func adamWAVX512(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32)
+
+//go:noescape
+func addScaleMulAddAVX2(y, u, x, w, z []float32, a, b float32)
+
+//go:noescape
+func rotateAVX2(ya, yb, a, b, cos, sin []float32)
+
+//go:noescape
+func addScaleMulAddAVX512(y, u, x, w, z []float32, a, b float32)
+
+//go:noescape
+func rotateAVX512(ya, yb, a, b, cos, sin []float32)

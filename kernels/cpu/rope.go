@@ -31,7 +31,7 @@ func runRoPE(d *Device, c *call) error {
 	return nil
 }
 
-func ropeRows(_ *Device, c *call, _ *worker, from, to int) {
+func ropeRows(d *Device, c *call, _ *worker, from, to int) {
 	y, x, cos, sin, positions := &c.args[0], &c.args[1], &c.args[2], &c.args[3], &c.args[4]
 	ys, xs, coss, sins, rows := f32(*y), f32(*x), f32(*cos), f32(*sin), i32(*positions)
 	T, N, half := x.Shape[1], x.Shape[2], x.Shape[3]/2
@@ -46,21 +46,10 @@ func ropeRows(_ *Device, c *call, _ *worker, from, to int) {
 			yr := ys[b*y.Stride[0]+t*y.Stride[1]+n*y.Stride[2]:][:2*half]
 			xr := xs[b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2]:][:2*half]
 			if c.flag[0] {
-				rotate(yr[half:], yr[:half], xr[half:], xr[:half], cr, sr)
+				d.set.rotate(yr[half:], yr[:half], xr[half:], xr[:half], cr, sr)
 			} else {
-				rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
+				d.set.rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
 			}
 		}
-	}
-}
-
-// rotate turns the points (a, b) by the angles: ya = a cos - b sin, yb = b cos + a sin. With a and b exchanged it turns
-// back.
-func rotate(ya, yb, a, b, cos, sin []float32) {
-	yb, a, b, cos, sin = yb[:len(ya)], a[:len(ya)], b[:len(ya)], cos[:len(ya)], sin[:len(ya)]
-	for i := range ya {
-		u, v := a[i], b[i]
-		ya[i] = float32(u*cos[i]) - float32(v*sin[i])
-		yb[i] = float32(v*cos[i]) + float32(u*sin[i])
 	}
 }

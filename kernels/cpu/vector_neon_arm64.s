@@ -414,6 +414,210 @@ stored43:
 done39:
 	RET
 
+TEXT ·addScaleMulAddNEON(SB), NOSPLIT|NOFRAME, $0-128
+	MOVD y_base+0(FP), R0
+	MOVD y_len+8(FP), R5
+	MOVD u_base+24(FP), R1
+	MOVD u_len+32(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD x_base+48(FP), R2
+	MOVD x_len+56(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD w_base+72(FP), R3
+	MOVD w_len+80(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD z_base+96(FP), R4
+	MOVD z_len+104(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	FMOVS a+120(FP), F14
+	VDUP V14.S[0], V14.S4
+	FMOVS b+124(FP), F13
+	VDUP V13.S[0], V13.S4
+	SUBS $4, R5
+	BLT rest45
+	PCALIGN $16
+loop44:
+	FMOVQ 0(R2), F0
+	FMOVQ 0(R3), F1
+	WORD $0x6e20ddc0 // FMUL.4S V0, V14, V0
+	FMOVQ 0(R1), F2
+	VFMLA V1.S4, V0.S4, V2.S4
+	FMOVQ 0(R4), F1
+	VFMLA V1.S4, V13.S4, V2.S4
+	FMOVQ F2, 0(R0)
+	ADD $16, R0
+	ADD $16, R1
+	ADD $16, R2
+	ADD $16, R3
+	ADD $16, R4
+	SUBS $4, R5
+	BGE loop44
+rest45:
+	ADD $4, R5
+	CBZ R5, done47
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R2), F0
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded48
+	VLD1.P 4(R7), V0.S[1]
+	BEQ loaded48
+	VLD1 (R7), V0.S[2]
+loaded48:
+	FMOVS (R3), F1
+	ADD $4, R3, R7
+	CMP $2, R5
+	BLT loaded49
+	VLD1.P 4(R7), V1.S[1]
+	BEQ loaded49
+	VLD1 (R7), V1.S[2]
+loaded49:
+	WORD $0x6e20ddc0 // FMUL.4S V0, V14, V0
+	FMOVS (R1), F2
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded50
+	VLD1.P 4(R7), V2.S[1]
+	BEQ loaded50
+	VLD1 (R7), V2.S[2]
+loaded50:
+	VFMLA V1.S4, V0.S4, V2.S4
+	FMOVS (R4), F1
+	ADD $4, R4, R7
+	CMP $2, R5
+	BLT loaded51
+	VLD1.P 4(R7), V1.S[1]
+	BEQ loaded51
+	VLD1 (R7), V1.S[2]
+loaded51:
+	VFMLA V1.S4, V13.S4, V2.S4
+	FMOVS F2, (R0)
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT stored52
+	VST1.P V2.S[1], 4(R7)
+	BEQ stored52
+	VST1 V2.S[2], (R7)
+stored52:
+done47:
+	RET
+
+TEXT ·rotateNEON(SB), NOSPLIT|NOFRAME, $0-144
+	MOVD ya_base+0(FP), R0
+	MOVD ya_len+8(FP), R5
+	MOVD yb_base+24(FP), R1
+	MOVD yb_len+32(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD a_base+48(FP), R2
+	MOVD a_len+56(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD b_base+72(FP), R3
+	MOVD b_len+80(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD cos_base+96(FP), R4
+	MOVD cos_len+104(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	MOVD sin_base+120(FP), R9
+	MOVD sin_len+128(FP), R7
+	CMP R5, R7
+	CSEL LT, R7, R5, R5
+	SUBS $4, R5
+	BLT rest54
+	PCALIGN $16
+loop53:
+	FMOVQ 0(R2), F0
+	FMOVQ 0(R3), F1
+	FMOVQ 0(R4), F2
+	FMOVQ 0(R9), F3
+	WORD $0x6e23dc24 // FMUL.4S V4, V1, V3
+	WORD $0x6e23dc03 // FMUL.4S V3, V0, V3
+	WORD $0x6e22dc00 // FMUL.4S V0, V0, V2
+	WORD $0x6e22dc21 // FMUL.4S V1, V1, V2
+	WORD $0x4ea4d400 // FSUB.4S V0, V0, V4
+	WORD $0x4e23d421 // FADD.4S V1, V1, V3
+	FMOVQ F0, 0(R0)
+	FMOVQ F1, 0(R1)
+	ADD $16, R0
+	ADD $16, R1
+	ADD $16, R2
+	ADD $16, R3
+	ADD $16, R4
+	ADD $16, R9
+	SUBS $4, R5
+	BGE loop53
+rest54:
+	ADD $4, R5
+	CBZ R5, done56
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R2), F0
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded57
+	VLD1.P 4(R7), V0.S[1]
+	BEQ loaded57
+	VLD1 (R7), V0.S[2]
+loaded57:
+	FMOVS (R3), F1
+	ADD $4, R3, R7
+	CMP $2, R5
+	BLT loaded58
+	VLD1.P 4(R7), V1.S[1]
+	BEQ loaded58
+	VLD1 (R7), V1.S[2]
+loaded58:
+	FMOVS (R4), F2
+	ADD $4, R4, R7
+	CMP $2, R5
+	BLT loaded59
+	VLD1.P 4(R7), V2.S[1]
+	BEQ loaded59
+	VLD1 (R7), V2.S[2]
+loaded59:
+	FMOVS (R9), F3
+	ADD $4, R9, R7
+	CMP $2, R5
+	BLT loaded60
+	VLD1.P 4(R7), V3.S[1]
+	BEQ loaded60
+	VLD1 (R7), V3.S[2]
+loaded60:
+	WORD $0x6e23dc24 // FMUL.4S V4, V1, V3
+	WORD $0x6e23dc03 // FMUL.4S V3, V0, V3
+	WORD $0x6e22dc00 // FMUL.4S V0, V0, V2
+	WORD $0x6e22dc21 // FMUL.4S V1, V1, V2
+	WORD $0x4ea4d400 // FSUB.4S V0, V0, V4
+	WORD $0x4e23d421 // FADD.4S V1, V1, V3
+	FMOVS F0, (R0)
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT stored61
+	VST1.P V0.S[1], 4(R7)
+	BEQ stored61
+	VST1 V0.S[2], (R7)
+stored61:
+	FMOVS F1, (R1)
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT stored62
+	VST1.P V1.S[1], 4(R7)
+	BEQ stored62
+	VST1 V1.S[2], (R7)
+stored62:
+done56:
+	RET
+
 TEXT ·dotNEON(SB), NOSPLIT|NOFRAME, $0-52
 	MOVD x_base+0(FP), R0
 	MOVD x_len+8(FP), R5
@@ -430,9 +634,9 @@ TEXT ·dotNEON(SB), NOSPLIT|NOFRAME, $0-52
 	VEOR V6.B16, V6.B16, V6.B16
 	VEOR V7.B16, V7.B16, V7.B16
 	SUBS $32, R5
-	BLT rest45
+	BLT rest64
 	PCALIGN $16
-loop44:
+loop63:
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V0.S4
@@ -460,248 +664,248 @@ loop44:
 	ADD $128, R0
 	ADD $128, R1
 	SUBS $32, R5
-	BGE loop44
-rest45:
+	BGE loop63
+rest64:
 	ADD $32, R5
 	SUBS $4, R5
-	BLT part460
+	BLT part650
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V0.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part461
+	BLT part651
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V1.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part462
+	BLT part652
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V2.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part463
+	BLT part653
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V3.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part464
+	BLT part654
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V4.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part465
+	BLT part655
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V5.S4
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part466
+	BLT part656
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	VFMLA V8.S4, V9.S4, V6.S4
 	ADD $16, R0
 	ADD $16, R1
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded48
+	BLT loaded67
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded48
+	BEQ loaded67
 	VLD1 (R7), V8.S[2]
-loaded48:
+loaded67:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded49
+	BLT loaded68
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded49
+	BEQ loaded68
 	VLD1 (R7), V9.S[2]
-loaded49:
+loaded68:
 	VFMLA V8.S4, V9.S4, V7.S4
-	B done47
-part466:
+	B done66
+part656:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded50
+	BLT loaded69
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded50
+	BEQ loaded69
 	VLD1 (R7), V8.S[2]
-loaded50:
+loaded69:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded51
+	BLT loaded70
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded51
+	BEQ loaded70
 	VLD1 (R7), V9.S[2]
-loaded51:
+loaded70:
 	VFMLA V8.S4, V9.S4, V6.S4
-	B done47
-part465:
+	B done66
+part655:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded52
+	BLT loaded71
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded52
+	BEQ loaded71
 	VLD1 (R7), V8.S[2]
-loaded52:
+loaded71:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded53
+	BLT loaded72
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded53
+	BEQ loaded72
 	VLD1 (R7), V9.S[2]
-loaded53:
+loaded72:
 	VFMLA V8.S4, V9.S4, V5.S4
-	B done47
-part464:
+	B done66
+part654:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded54
+	BLT loaded73
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded54
+	BEQ loaded73
 	VLD1 (R7), V8.S[2]
-loaded54:
+loaded73:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded55
+	BLT loaded74
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded55
+	BEQ loaded74
 	VLD1 (R7), V9.S[2]
-loaded55:
+loaded74:
 	VFMLA V8.S4, V9.S4, V4.S4
-	B done47
-part463:
+	B done66
+part653:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded56
+	BLT loaded75
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded56
+	BEQ loaded75
 	VLD1 (R7), V8.S[2]
-loaded56:
+loaded75:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded57
+	BLT loaded76
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded57
+	BEQ loaded76
 	VLD1 (R7), V9.S[2]
-loaded57:
+loaded76:
 	VFMLA V8.S4, V9.S4, V3.S4
-	B done47
-part462:
+	B done66
+part652:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded58
+	BLT loaded77
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded58
+	BEQ loaded77
 	VLD1 (R7), V8.S[2]
-loaded58:
+loaded77:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded59
+	BLT loaded78
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded59
+	BEQ loaded78
 	VLD1 (R7), V9.S[2]
-loaded59:
+loaded78:
 	VFMLA V8.S4, V9.S4, V2.S4
-	B done47
-part461:
+	B done66
+part651:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded60
+	BLT loaded79
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded60
+	BEQ loaded79
 	VLD1 (R7), V8.S[2]
-loaded60:
+loaded79:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded61
+	BLT loaded80
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded61
+	BEQ loaded80
 	VLD1 (R7), V9.S[2]
-loaded61:
+loaded80:
 	VFMLA V8.S4, V9.S4, V1.S4
-	B done47
-part460:
+	B done66
+part650:
 	ADD $4, R5
-	CBZ R5, done47
+	CBZ R5, done66
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded62
+	BLT loaded81
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded62
+	BEQ loaded81
 	VLD1 (R7), V8.S[2]
-loaded62:
+loaded81:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded63
+	BLT loaded82
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded63
+	BEQ loaded82
 	VLD1 (R7), V9.S[2]
-loaded63:
+loaded82:
 	VFMLA V8.S4, V9.S4, V0.S4
-done47:
+done66:
 	WORD $0x4e24d400 // FADD.4S V0, V0, V4
 	WORD $0x4e25d421 // FADD.4S V1, V1, V5
 	WORD $0x4e26d442 // FADD.4S V2, V2, V6
@@ -735,9 +939,9 @@ TEXT ·dot3NEON(SB), NOSPLIT|NOFRAME, $0-76
 	VEOR V6.B16, V6.B16, V6.B16
 	VEOR V7.B16, V7.B16, V7.B16
 	SUBS $32, R5
-	BLT rest65
+	BLT rest84
 	PCALIGN $16
-loop64:
+loop83:
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -782,11 +986,11 @@ loop64:
 	ADD $128, R1
 	ADD $128, R2
 	SUBS $32, R5
-	BGE loop64
-rest65:
+	BGE loop83
+rest84:
 	ADD $32, R5
 	SUBS $4, R5
-	BLT part660
+	BLT part850
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -796,7 +1000,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part661
+	BLT part851
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -806,7 +1010,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part662
+	BLT part852
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -816,7 +1020,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part663
+	BLT part853
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -826,7 +1030,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part664
+	BLT part854
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -836,7 +1040,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part665
+	BLT part855
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -846,7 +1050,7 @@ rest65:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BLT part666
+	BLT part856
 	FMOVQ 0(R0), F8
 	FMOVQ 0(R1), F9
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
@@ -855,268 +1059,268 @@ rest65:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	CBZ R5, done67
+	CBZ R5, done86
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded68
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded68
-	VLD1 (R7), V8.S[2]
-loaded68:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded69
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded69
-	VLD1 (R7), V9.S[2]
-loaded69:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded70
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded70
-	VLD1 (R7), V8.S[2]
-loaded70:
-	VFMLA V8.S4, V9.S4, V7.S4
-	B done67
-part666:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded71
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded71
-	VLD1 (R7), V8.S[2]
-loaded71:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded72
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded72
-	VLD1 (R7), V9.S[2]
-loaded72:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded73
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded73
-	VLD1 (R7), V8.S[2]
-loaded73:
-	VFMLA V8.S4, V9.S4, V6.S4
-	B done67
-part665:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded74
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded74
-	VLD1 (R7), V8.S[2]
-loaded74:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded75
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded75
-	VLD1 (R7), V9.S[2]
-loaded75:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded76
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded76
-	VLD1 (R7), V8.S[2]
-loaded76:
-	VFMLA V8.S4, V9.S4, V5.S4
-	B done67
-part664:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded77
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded77
-	VLD1 (R7), V8.S[2]
-loaded77:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded78
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded78
-	VLD1 (R7), V9.S[2]
-loaded78:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded79
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded79
-	VLD1 (R7), V8.S[2]
-loaded79:
-	VFMLA V8.S4, V9.S4, V4.S4
-	B done67
-part663:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded80
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded80
-	VLD1 (R7), V8.S[2]
-loaded80:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded81
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded81
-	VLD1 (R7), V9.S[2]
-loaded81:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded82
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded82
-	VLD1 (R7), V8.S[2]
-loaded82:
-	VFMLA V8.S4, V9.S4, V3.S4
-	B done67
-part662:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded83
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded83
-	VLD1 (R7), V8.S[2]
-loaded83:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
-	CMP $2, R5
-	BLT loaded84
-	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded84
-	VLD1 (R7), V9.S[2]
-loaded84:
-	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
-	FMOVS (R2), F8
-	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded85
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded85
-	VLD1 (R7), V8.S[2]
-loaded85:
-	VFMLA V8.S4, V9.S4, V2.S4
-	B done67
-part661:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
-	CMP $2, R5
-	BLT loaded86
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded86
-	VLD1 (R7), V8.S[2]
-loaded86:
-	FMOVS (R1), F9
-	ADD $4, R1, R7
 	CMP $2, R5
 	BLT loaded87
-	VLD1.P 4(R7), V9.S[1]
+	VLD1.P 4(R7), V8.S[1]
 	BEQ loaded87
-	VLD1 (R7), V9.S[2]
+	VLD1 (R7), V8.S[2]
 loaded87:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded88
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded88
+	VLD1 (R7), V9.S[2]
+loaded88:
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
 	FMOVS (R2), F8
 	ADD $4, R2, R7
-	CMP $2, R5
-	BLT loaded88
-	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded88
-	VLD1 (R7), V8.S[2]
-loaded88:
-	VFMLA V8.S4, V9.S4, V1.S4
-	B done67
-part660:
-	ADD $4, R5
-	CBZ R5, done67
-	MOVD $·maskNEON<>+16(SB), R7
-	SUB R5<<2, R7, R7
-	FMOVQ (R7), F31
-	FMOVS (R0), F8
-	ADD $4, R0, R7
 	CMP $2, R5
 	BLT loaded89
 	VLD1.P 4(R7), V8.S[1]
 	BEQ loaded89
 	VLD1 (R7), V8.S[2]
 loaded89:
+	VFMLA V8.S4, V9.S4, V7.S4
+	B done86
+part856:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded90
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded90
+	VLD1 (R7), V8.S[2]
+loaded90:
 	FMOVS (R1), F9
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded90
+	BLT loaded91
 	VLD1.P 4(R7), V9.S[1]
-	BEQ loaded90
+	BEQ loaded91
 	VLD1 (R7), V9.S[2]
-loaded90:
+loaded91:
 	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
 	FMOVS (R2), F8
 	ADD $4, R2, R7
 	CMP $2, R5
-	BLT loaded91
+	BLT loaded92
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded91
+	BEQ loaded92
 	VLD1 (R7), V8.S[2]
-loaded91:
+loaded92:
+	VFMLA V8.S4, V9.S4, V6.S4
+	B done86
+part855:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded93
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded93
+	VLD1 (R7), V8.S[2]
+loaded93:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded94
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded94
+	VLD1 (R7), V9.S[2]
+loaded94:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded95
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded95
+	VLD1 (R7), V8.S[2]
+loaded95:
+	VFMLA V8.S4, V9.S4, V5.S4
+	B done86
+part854:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded96
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded96
+	VLD1 (R7), V8.S[2]
+loaded96:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded97
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded97
+	VLD1 (R7), V9.S[2]
+loaded97:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded98
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded98
+	VLD1 (R7), V8.S[2]
+loaded98:
+	VFMLA V8.S4, V9.S4, V4.S4
+	B done86
+part853:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded99
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded99
+	VLD1 (R7), V8.S[2]
+loaded99:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded100
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded100
+	VLD1 (R7), V9.S[2]
+loaded100:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded101
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded101
+	VLD1 (R7), V8.S[2]
+loaded101:
+	VFMLA V8.S4, V9.S4, V3.S4
+	B done86
+part852:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded102
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded102
+	VLD1 (R7), V8.S[2]
+loaded102:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded103
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded103
+	VLD1 (R7), V9.S[2]
+loaded103:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded104
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded104
+	VLD1 (R7), V8.S[2]
+loaded104:
+	VFMLA V8.S4, V9.S4, V2.S4
+	B done86
+part851:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded105
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded105
+	VLD1 (R7), V8.S[2]
+loaded105:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded106
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded106
+	VLD1 (R7), V9.S[2]
+loaded106:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded107
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded107
+	VLD1 (R7), V8.S[2]
+loaded107:
+	VFMLA V8.S4, V9.S4, V1.S4
+	B done86
+part850:
+	ADD $4, R5
+	CBZ R5, done86
+	MOVD $·maskNEON<>+16(SB), R7
+	SUB R5<<2, R7, R7
+	FMOVQ (R7), F31
+	FMOVS (R0), F8
+	ADD $4, R0, R7
+	CMP $2, R5
+	BLT loaded108
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded108
+	VLD1 (R7), V8.S[2]
+loaded108:
+	FMOVS (R1), F9
+	ADD $4, R1, R7
+	CMP $2, R5
+	BLT loaded109
+	VLD1.P 4(R7), V9.S[1]
+	BEQ loaded109
+	VLD1 (R7), V9.S[2]
+loaded109:
+	WORD $0x6e28dd29 // FMUL.4S V9, V9, V8
+	FMOVS (R2), F8
+	ADD $4, R2, R7
+	CMP $2, R5
+	BLT loaded110
+	VLD1.P 4(R7), V8.S[1]
+	BEQ loaded110
+	VLD1 (R7), V8.S[2]
+loaded110:
 	VFMLA V8.S4, V9.S4, V0.S4
-done67:
+done86:
 	WORD $0x4e24d400 // FADD.4S V0, V0, V4
 	WORD $0x4e25d421 // FADD.4S V1, V1, V5
 	WORD $0x4e26d442 // FADD.4S V2, V2, V6
@@ -1142,9 +1346,9 @@ TEXT ·sumSquaresNEON(SB), NOSPLIT|NOFRAME, $0-32
 	VEOR V6.B16, V6.B16, V6.B16
 	VEOR V7.B16, V7.B16, V7.B16
 	SUBS $16, R5
-	BLT rest93
+	BLT rest112
 	PCALIGN $16
-loop92:
+loop111:
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd00 // FMLA.2D V0, V8, V8
@@ -1171,129 +1375,129 @@ loop92:
 	WORD $0x4e68cd07 // FMLA.2D V7, V8, V8
 	ADD $64, R0
 	SUBS $16, R5
-	BGE loop92
-rest93:
+	BGE loop111
+rest112:
 	ADD $16, R5
 	SUBS $2, R5
-	BLT part940
+	BLT part1130
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd00 // FMLA.2D V0, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part941
+	BLT part1131
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd01 // FMLA.2D V1, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part942
+	BLT part1132
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd02 // FMLA.2D V2, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part943
+	BLT part1133
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd03 // FMLA.2D V3, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part944
+	BLT part1134
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd04 // FMLA.2D V4, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part945
+	BLT part1135
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd05 // FMLA.2D V5, V8, V8
 	ADD $8, R0
 	SUBS $2, R5
-	BLT part946
+	BLT part1136
 	FMOVD 0(R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd06 // FMLA.2D V6, V8, V8
 	ADD $8, R0
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd07 // FMLA.2D V7, V8, V8
-	B done95
-part946:
+	B done114
+part1136:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd06 // FMLA.2D V6, V8, V8
-	B done95
-part945:
+	B done114
+part1135:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd05 // FMLA.2D V5, V8, V8
-	B done95
-part944:
+	B done114
+part1134:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd04 // FMLA.2D V4, V8, V8
-	B done95
-part943:
+	B done114
+part1133:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd03 // FMLA.2D V3, V8, V8
-	B done95
-part942:
+	B done114
+part1132:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd02 // FMLA.2D V2, V8, V8
-	B done95
-part941:
+	B done114
+part1131:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd01 // FMLA.2D V1, V8, V8
-	B done95
-part940:
+	B done114
+part1130:
 	ADD $2, R5
-	CBZ R5, done95
+	CBZ R5, done114
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	WORD $0x0e617908 // FCVTL.2D V8, V8
 	WORD $0x4e68cd00 // FMLA.2D V0, V8, V8
-done95:
+done114:
 	WORD $0x4e64d400 // FADD.2D V0, V0, V4
 	WORD $0x4e65d421 // FADD.2D V1, V1, V5
 	WORD $0x4e66d442 // FADD.2D V2, V2, V6
@@ -1318,9 +1522,9 @@ TEXT ·maxNEON(SB), NOSPLIT|NOFRAME, $0-28
 	FMOVQ 208(R6), F6 // infinity
 	FMOVQ 208(R6), F7 // infinity
 	SUBS $32, R5
-	BLT rest97
+	BLT rest116
 	PCALIGN $16
-loop96:
+loop115:
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c400 // FMAXNM.4S V0, V0, V8
 	FMOVQ 16(R0), F8
@@ -1339,186 +1543,186 @@ loop96:
 	WORD $0x4e28c4e7 // FMAXNM.4S V7, V7, V8
 	ADD $128, R0
 	SUBS $32, R5
-	BGE loop96
-rest97:
+	BGE loop115
+rest116:
 	ADD $32, R5
 	SUBS $4, R5
-	BLT part980
+	BLT part1170
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c400 // FMAXNM.4S V0, V0, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part981
+	BLT part1171
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c421 // FMAXNM.4S V1, V1, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part982
+	BLT part1172
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c442 // FMAXNM.4S V2, V2, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part983
+	BLT part1173
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c463 // FMAXNM.4S V3, V3, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part984
+	BLT part1174
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c484 // FMAXNM.4S V4, V4, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part985
+	BLT part1175
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c4a5 // FMAXNM.4S V5, V5, V8
 	ADD $16, R0
 	SUBS $4, R5
-	BLT part986
+	BLT part1176
 	FMOVQ 0(R0), F8
 	WORD $0x4e28c4c6 // FMAXNM.4S V6, V6, V8
 	ADD $16, R0
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded100
+	BLT loaded119
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded100
+	BEQ loaded119
 	VLD1 (R7), V8.S[2]
-loaded100:
+loaded119:
 	VORR V7.B16, V7.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c4e7 // FMAXNM.4S V7, V7, V16
-	B done99
-part986:
+	B done118
+part1176:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded101
+	BLT loaded120
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded101
+	BEQ loaded120
 	VLD1 (R7), V8.S[2]
-loaded101:
+loaded120:
 	VORR V6.B16, V6.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c4c6 // FMAXNM.4S V6, V6, V16
-	B done99
-part985:
+	B done118
+part1175:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded102
+	BLT loaded121
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded102
+	BEQ loaded121
 	VLD1 (R7), V8.S[2]
-loaded102:
+loaded121:
 	VORR V5.B16, V5.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c4a5 // FMAXNM.4S V5, V5, V16
-	B done99
-part984:
+	B done118
+part1174:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded103
+	BLT loaded122
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded103
+	BEQ loaded122
 	VLD1 (R7), V8.S[2]
-loaded103:
+loaded122:
 	VORR V4.B16, V4.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c484 // FMAXNM.4S V4, V4, V16
-	B done99
-part983:
+	B done118
+part1173:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded104
+	BLT loaded123
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded104
+	BEQ loaded123
 	VLD1 (R7), V8.S[2]
-loaded104:
+loaded123:
 	VORR V3.B16, V3.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c463 // FMAXNM.4S V3, V3, V16
-	B done99
-part982:
+	B done118
+part1172:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded105
+	BLT loaded124
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded105
+	BEQ loaded124
 	VLD1 (R7), V8.S[2]
-loaded105:
+loaded124:
 	VORR V2.B16, V2.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c442 // FMAXNM.4S V2, V2, V16
-	B done99
-part981:
+	B done118
+part1171:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded106
+	BLT loaded125
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded106
+	BEQ loaded125
 	VLD1 (R7), V8.S[2]
-loaded106:
+loaded125:
 	VORR V1.B16, V1.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c421 // FMAXNM.4S V1, V1, V16
-	B done99
-part980:
+	B done118
+part1170:
 	ADD $4, R5
-	CBZ R5, done99
+	CBZ R5, done118
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R0), F8
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded107
+	BLT loaded126
 	VLD1.P 4(R7), V8.S[1]
-	BEQ loaded107
+	BEQ loaded126
 	VLD1 (R7), V8.S[2]
-loaded107:
+loaded126:
 	VORR V0.B16, V0.B16, V16.B16
 	VBIT V31.B16, V8.B16, V16.B16
 	WORD $0x4e30c400 // FMAXNM.4S V0, V0, V16
-done99:
+done118:
 	WORD $0x4e24c400 // FMAXNM.4S V0, V0, V4
 	WORD $0x4e25c421 // FMAXNM.4S V1, V1, V5
 	WORD $0x4e26c442 // FMAXNM.4S V2, V2, V6
@@ -1547,9 +1751,9 @@ TEXT ·expSumNEON(SB), NOSPLIT|NOFRAME, $0-60
 	FMOVQ 16(R6), F12 // high
 	FMOVQ 0(R6), F11 // low
 	SUBS $16, R5
-	BLT rest109
+	BLT rest128
 	PCALIGN $16
-loop108:
+loop127:
 	FMOVQ 0(R1), F4
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -1733,11 +1937,11 @@ loop108:
 	ADD $64, R0
 	ADD $64, R1
 	SUBS $16, R5
-	BGE loop108
-rest109:
+	BGE loop127
+rest128:
 	ADD $16, R5
 	SUBS $4, R5
-	BLT part1100
+	BLT part1290
 	FMOVQ 0(R1), F4
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -1786,7 +1990,7 @@ rest109:
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part1101
+	BLT part1291
 	FMOVQ 0(R1), F4
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -1835,7 +2039,7 @@ rest109:
 	ADD $16, R0
 	ADD $16, R1
 	SUBS $4, R5
-	BLT part1102
+	BLT part1292
 	FMOVQ 0(R1), F4
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -1883,18 +2087,18 @@ rest109:
 	WORD $0x4e25d442 // FADD.4S V2, V2, V5
 	ADD $16, R0
 	ADD $16, R1
-	CBZ R5, done111
+	CBZ R5, done130
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R1), F4
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded112
+	BLT loaded131
 	VLD1.P 4(R7), V4.S[1]
-	BEQ loaded112
+	BEQ loaded131
 	VLD1 (R7), V4.S[2]
-loaded112:
+loaded131:
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
 	WORD $0x4e2bf484 // FMAX.4S V4, V4, V11
@@ -1940,28 +2144,28 @@ loaded112:
 	FMOVS F5, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored113
+	BLT stored132
 	VST1.P V5.S[1], 4(R7)
-	BEQ stored113
+	BEQ stored132
 	VST1 V5.S[2], (R7)
-stored113:
+stored132:
 	VAND V31.B16, V5.B16, V5.B16
 	WORD $0x4e25d463 // FADD.4S V3, V3, V5
-	B done111
-part1102:
+	B done130
+part1292:
 	ADD $4, R5
-	CBZ R5, done111
+	CBZ R5, done130
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R1), F4
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded114
+	BLT loaded133
 	VLD1.P 4(R7), V4.S[1]
-	BEQ loaded114
+	BEQ loaded133
 	VLD1 (R7), V4.S[2]
-loaded114:
+loaded133:
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
 	WORD $0x4e2bf484 // FMAX.4S V4, V4, V11
@@ -2007,28 +2211,28 @@ loaded114:
 	FMOVS F5, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored115
+	BLT stored134
 	VST1.P V5.S[1], 4(R7)
-	BEQ stored115
+	BEQ stored134
 	VST1 V5.S[2], (R7)
-stored115:
+stored134:
 	VAND V31.B16, V5.B16, V5.B16
 	WORD $0x4e25d442 // FADD.4S V2, V2, V5
-	B done111
-part1101:
+	B done130
+part1291:
 	ADD $4, R5
-	CBZ R5, done111
+	CBZ R5, done130
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R1), F4
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded116
+	BLT loaded135
 	VLD1.P 4(R7), V4.S[1]
-	BEQ loaded116
+	BEQ loaded135
 	VLD1 (R7), V4.S[2]
-loaded116:
+loaded135:
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
 	WORD $0x4e2bf484 // FMAX.4S V4, V4, V11
@@ -2074,28 +2278,28 @@ loaded116:
 	FMOVS F5, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored117
+	BLT stored136
 	VST1.P V5.S[1], 4(R7)
-	BEQ stored117
+	BEQ stored136
 	VST1 V5.S[2], (R7)
-stored117:
+stored136:
 	VAND V31.B16, V5.B16, V5.B16
 	WORD $0x4e25d421 // FADD.4S V1, V1, V5
-	B done111
-part1100:
+	B done130
+part1290:
 	ADD $4, R5
-	CBZ R5, done111
+	CBZ R5, done130
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R1), F4
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded118
+	BLT loaded137
 	VLD1.P 4(R7), V4.S[1]
-	BEQ loaded118
+	BEQ loaded137
 	VLD1 (R7), V4.S[2]
-loaded118:
+loaded137:
 	WORD $0x4eaed484 // FSUB.4S V4, V4, V14
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
 	WORD $0x4e2bf484 // FMAX.4S V4, V4, V11
@@ -2141,14 +2345,14 @@ loaded118:
 	FMOVS F5, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored119
+	BLT stored138
 	VST1.P V5.S[1], 4(R7)
-	BEQ stored119
+	BEQ stored138
 	VST1 V5.S[2], (R7)
-stored119:
+stored138:
 	VAND V31.B16, V5.B16, V5.B16
 	WORD $0x4e25d400 // FADD.4S V0, V0, V5
-done111:
+done130:
 	WORD $0x4e22d400 // FADD.4S V0, V0, V2
 	WORD $0x4e23d421 // FADD.4S V1, V1, V3
 	WORD $0x4e21d400 // FADD.4S V0, V0, V1
@@ -2173,9 +2377,9 @@ TEXT ·siluMulNEON(SB), NOSPLIT|NOFRAME, $0-72
 	FMOVQ 16(R6), F12 // high
 	FMOVQ 0(R6), F11 // low
 	SUBS $4, R5
-	BLT rest121
+	BLT rest140
 	PCALIGN $16
-loop120:
+loop139:
 	FMOVQ 0(R1), F0
 	FMOVQ 192(R6), F16 // minusOne
 	WORD $0x6e30dc04 // FMUL.4S V4, V0, V16
@@ -2230,21 +2434,21 @@ loop120:
 	ADD $16, R1
 	ADD $16, R2
 	SUBS $4, R5
-	BGE loop120
-rest121:
+	BGE loop139
+rest140:
 	ADD $4, R5
-	CBZ R5, done123
+	CBZ R5, done142
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R1), F0
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded124
+	BLT loaded143
 	VLD1.P 4(R7), V0.S[1]
-	BEQ loaded124
+	BEQ loaded143
 	VLD1 (R7), V0.S[2]
-loaded124:
+loaded143:
 	FMOVQ 192(R6), F16 // minusOne
 	WORD $0x6e30dc04 // FMUL.4S V4, V0, V16
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -2294,21 +2498,21 @@ loaded124:
 	FMOVS (R2), F1
 	ADD $4, R2, R7
 	CMP $2, R5
-	BLT loaded125
+	BLT loaded144
 	VLD1.P 4(R7), V1.S[1]
-	BEQ loaded125
+	BEQ loaded144
 	VLD1 (R7), V1.S[2]
-loaded125:
+loaded144:
 	WORD $0x6e21dc00 // FMUL.4S V0, V0, V1
 	FMOVS F0, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored126
+	BLT stored145
 	VST1.P V0.S[1], 4(R7)
-	BEQ stored126
+	BEQ stored145
 	VST1 V0.S[2], (R7)
-stored126:
-done123:
+stored145:
+done142:
 	RET
 
 TEXT ·siluMulBackwardNEON(SB), NOSPLIT|NOFRAME, $0-120
@@ -2334,9 +2538,9 @@ TEXT ·siluMulBackwardNEON(SB), NOSPLIT|NOFRAME, $0-120
 	FMOVQ 16(R6), F12 // high
 	FMOVQ 0(R6), F11 // low
 	SUBS $4, R5
-	BLT rest128
+	BLT rest147
 	PCALIGN $16
-loop127:
+loop146:
 	FMOVQ 0(R3), F0
 	FMOVQ 192(R6), F16 // minusOne
 	WORD $0x6e30dc04 // FMUL.4S V4, V0, V16
@@ -2404,21 +2608,21 @@ loop127:
 	ADD $16, R3
 	ADD $16, R4
 	SUBS $4, R5
-	BGE loop127
-rest128:
+	BGE loop146
+rest147:
 	ADD $4, R5
-	CBZ R5, done130
+	CBZ R5, done149
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R3), F0
 	ADD $4, R3, R7
 	CMP $2, R5
-	BLT loaded131
+	BLT loaded150
 	VLD1.P 4(R7), V0.S[1]
-	BEQ loaded131
+	BEQ loaded150
 	VLD1 (R7), V0.S[2]
-loaded131:
+loaded150:
 	FMOVQ 192(R6), F16 // minusOne
 	WORD $0x6e30dc04 // FMUL.4S V4, V0, V16
 	WORD $0x4eacf484 // FMIN.4S V4, V4, V12
@@ -2469,19 +2673,19 @@ loaded131:
 	FMOVS (R2), F1
 	ADD $4, R2, R7
 	CMP $2, R5
-	BLT loaded132
+	BLT loaded151
 	VLD1.P 4(R7), V1.S[1]
-	BEQ loaded132
+	BEQ loaded151
 	VLD1 (R7), V1.S[2]
-loaded132:
+loaded151:
 	FMOVS (R4), F2
 	ADD $4, R4, R7
 	CMP $2, R5
-	BLT loaded133
+	BLT loaded152
 	VLD1.P 4(R7), V2.S[1]
-	BEQ loaded133
+	BEQ loaded152
 	VLD1 (R7), V2.S[2]
-loaded133:
+loaded152:
 	WORD $0x6e23dc06 // FMUL.4S V6, V0, V3
 	WORD $0x6e26dc26 // FMUL.4S V6, V1, V6
 	WORD $0x4ea3d547 // FSUB.4S V7, V10, V3
@@ -2494,20 +2698,20 @@ loaded133:
 	FMOVS F6, (R1)
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT stored134
+	BLT stored153
 	VST1.P V6.S[1], 4(R7)
-	BEQ stored134
+	BEQ stored153
 	VST1 V6.S[2], (R7)
-stored134:
+stored153:
 	FMOVS F1, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored135
+	BLT stored154
 	VST1.P V1.S[1], 4(R7)
-	BEQ stored135
+	BEQ stored154
 	VST1 V1.S[2], (R7)
-stored135:
-done130:
+stored154:
+done149:
 	RET
 
 TEXT ·adamWNEON(SB), NOSPLIT|NOFRAME, $0-128
@@ -2542,9 +2746,9 @@ TEXT ·adamWNEON(SB), NOSPLIT|NOFRAME, $0-128
 	FMOVS minusStepSize+124(FP), F7
 	VDUP V7.S[0], V7.S4
 	SUBS $4, R5
-	BLT rest137
+	BLT rest156
 	PCALIGN $16
-loop136:
+loop155:
 	FMOVQ 0(R3), F3
 	WORD $0x6e2edc63 // FMUL.4S V3, V3, V14
 	FMOVQ 0(R1), F1
@@ -2572,49 +2776,49 @@ loop136:
 	ADD $16, R2
 	ADD $16, R3
 	SUBS $4, R5
-	BGE loop136
-rest137:
+	BGE loop155
+rest156:
 	ADD $4, R5
-	CBZ R5, done139
+	CBZ R5, done158
 	MOVD $·maskNEON<>+16(SB), R7
 	SUB R5<<2, R7, R7
 	FMOVQ (R7), F31
 	FMOVS (R3), F3
 	ADD $4, R3, R7
 	CMP $2, R5
-	BLT loaded140
+	BLT loaded159
 	VLD1.P 4(R7), V3.S[1]
-	BEQ loaded140
+	BEQ loaded159
 	VLD1 (R7), V3.S[2]
-loaded140:
+loaded159:
 	WORD $0x6e2edc63 // FMUL.4S V3, V3, V14
 	FMOVS (R1), F1
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT loaded141
+	BLT loaded160
 	VLD1.P 4(R7), V1.S[1]
-	BEQ loaded141
+	BEQ loaded160
 	VLD1 (R7), V1.S[2]
-loaded141:
+loaded160:
 	WORD $0x4ea1d464 // FSUB.4S V4, V3, V1
 	WORD $0x6e2cdc84 // FMUL.4S V4, V4, V12
 	WORD $0x4e24d421 // FADD.4S V1, V1, V4
 	FMOVS F1, (R1)
 	ADD $4, R1, R7
 	CMP $2, R5
-	BLT stored142
+	BLT stored161
 	VST1.P V1.S[1], 4(R7)
-	BEQ stored142
+	BEQ stored161
 	VST1 V1.S[2], (R7)
-stored142:
+stored161:
 	FMOVS (R2), F2
 	ADD $4, R2, R7
 	CMP $2, R5
-	BLT loaded143
+	BLT loaded162
 	VLD1.P 4(R7), V2.S[1]
-	BEQ loaded143
+	BEQ loaded162
 	VLD1 (R7), V2.S[2]
-loaded143:
+loaded162:
 	WORD $0x6e2bdc42 // FMUL.4S V2, V2, V11
 	WORD $0x6e2adc64 // FMUL.4S V4, V3, V10
 	WORD $0x6e23dc84 // FMUL.4S V4, V4, V3
@@ -2622,22 +2826,22 @@ loaded143:
 	FMOVS F2, (R2)
 	ADD $4, R2, R7
 	CMP $2, R5
-	BLT stored144
+	BLT stored163
 	VST1.P V2.S[1], 4(R7)
-	BEQ stored144
+	BEQ stored163
 	VST1 V2.S[2], (R7)
-stored144:
+stored163:
 	WORD $0x6ea1f842 // FSQRT.4S V2, V2
 	WORD $0x6e29fc42 // FDIV.4S V2, V2, V9
 	WORD $0x4e28d442 // FADD.4S V2, V2, V8
 	FMOVS (R0), F0
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT loaded145
+	BLT loaded164
 	VLD1.P 4(R7), V0.S[1]
-	BEQ loaded145
+	BEQ loaded164
 	VLD1 (R7), V0.S[2]
-loaded145:
+loaded164:
 	WORD $0x6e2ddc00 // FMUL.4S V0, V0, V13
 	WORD $0x6e27dc21 // FMUL.4S V1, V1, V7
 	WORD $0x6e22fc21 // FDIV.4S V1, V1, V2
@@ -2645,10 +2849,10 @@ loaded145:
 	FMOVS F0, (R0)
 	ADD $4, R0, R7
 	CMP $2, R5
-	BLT stored146
+	BLT stored165
 	VST1.P V0.S[1], 4(R7)
-	BEQ stored146
+	BEQ stored165
 	VST1 V0.S[2], (R7)
-stored146:
-done139:
+stored165:
+done158:
 	RET

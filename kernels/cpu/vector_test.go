@@ -70,6 +70,9 @@ func TestElementwiseRows(t *testing.T) {
 		{"scaleMulAdd", func(s *kernelSet, y, x, w, z []float32) { s.scaleMulAdd(y, x, w, z, a, b) },
 			func(y, x, w, z float64) float64 { return a64*x*w + b64*z },
 			func(y, x, w, z float64) float64 { return abs(a64*x*w) + abs(b64*z) }},
+		{"addScaleMulAdd", func(s *kernelSet, y, x, w, z []float32) { s.addScaleMulAdd(y, y, x, w, z, a, b) },
+			func(y, x, w, z float64) float64 { return y + a64*x*w + b64*z },
+			func(y, x, w, z float64) float64 { return abs(y) + abs(a64*x*w) + abs(b64*z) }},
 		{"siluMul", func(s *kernelSet, y, x, w, z []float32) { s.siluMul(y, x, w) },
 			func(y, x, w, z float64) float64 { return x / (1 + math.Exp(-x)) * w },
 			func(y, x, w, z float64) float64 { return abs(x / (1 + math.Exp(-x)) * w) }},
@@ -88,6 +91,23 @@ func TestElementwiseRows(t *testing.T) {
 					near(t, fmt.Sprintf("%s: element %d of %d", o.name, i, n), float64(y[i]), o.want(v[0], v[1], v[2], v[3]),
 						o.size(v[0], v[1], v[2], v[3]), 4*ulp)
 				}
+			}
+		}
+	})
+}
+
+// TestRotateBits compares all sets' bits with those of plain Go, in place and not.
+func TestRotateBits(t *testing.T) {
+	forEachSet(t, func(t *testing.T, s *kernelSet) {
+		for _, n := range rowLengths() {
+			a, b, cos, sin := noise(n+1, 1, 2), noise(n+1, 2, 9), noise(n, 3, 1), noise(n, 4, 1)
+			wantA, wantB, ya, yb := slices.Clone(a), slices.Clone(b), slices.Clone(a), slices.Clone(b)
+			rotateGeneric(wantA[:n], wantB[:n], a, b, cos, sin)
+			s.rotate(ya[:n], yb[:n], a, b, cos, sin)
+			s.rotate(a[:n], b[:n], a, b, cos, sin)
+			for _, got := range [][2][]float32{{ya, yb}, {a, b}} {
+				equalBits(t, "the first half", got[0], wantA)
+				equalBits(t, "the second half", got[1], wantB)
 			}
 		}
 	})

@@ -181,8 +181,7 @@ func (b *block) project(c *Context, r *blockRecord, positions kernels.Tensor) (q
 // finish computes out from what attention left in r.attended.
 func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
 	b.output.forward(c, r.projected, r.attended)
-	c.Kernels.Add(c.Stream, r.h, r.x, r.projected)
-	b.postNorm.forward(c, r.normed2, r.rstd2, r.h)
+	b.postNorm.forwardSum(c, r.normed2, r.rstd2, r.h, r.x, r.projected)
 	b.gateUp.forward(c, r.gateUp, r.normed2)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
 	b.down.forward(c, r.projected, r.activated)
@@ -192,19 +191,15 @@ func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
 // BackwardInput computes din from dout, both [B*T,H].
 func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, din kernels.Tensor) {
 	r := record.(*blockRecord)
-	k, s := c.Kernels, c.Stream
-
 	b.down.backwardInput(c, r.dActivated, dout)
-	k.SwiGLUBackward(s, r.dGateUp, r.dActivated, r.gateUp)
+	c.Kernels.SwiGLUBackward(c.Stream, r.dGateUp, r.dActivated, r.gateUp)
 	b.gateUp.backwardInput(c, r.dNormed2, r.dGateUp)
-	k.Copy(s, r.dh, dout)
-	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, true)
+	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, dout)
 
 	b.output.backwardInput(c, r.dAttended, r.dh)
 	b.backwardAttention(c, r, mb)
 	b.qkv.backwardInput(c, r.dNormed1, r.dqkv)
-	k.Copy(s, din, r.dh)
-	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, true)
+	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, r.dh)
 }
 
 // backwardAttention computes r.dqkv from r.dAttended: through attention, RoPE and QK norm.
@@ -221,8 +216,8 @@ func (b *block) backwardAttention(c *Context, r *blockRecord, mb *MicroBatch) {
 	c.Kernels.RoPE(c.Stream, dk, dk, c.Cos, c.Sin, mb.Positions, true)
 	if b.withQKNorm {
 		qIn, kIn, _ := b.projections(r.qkv, c.Size)
-		b.qNorm.backwardInput(c, dqIn, dq, qIn, r.qRstd, false)
-		b.kNorm.backwardInput(c, dkIn, dk, kIn, r.kRstd, false)
+		b.qNorm.backwardInput(c, dqIn, dq, qIn, r.qRstd, kernels.Tensor{})
+		b.kNorm.backwardInput(c, dkIn, dk, kIn, r.kRstd, kernels.Tensor{})
 	}
 }
 

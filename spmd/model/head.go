@@ -91,7 +91,7 @@ func (h *head) forwardChunk(c *Context, r *headRecord, mb *MicroBatch, from, to 
 // BackwardInput computes din [B*T,H].
 func (h *head) BackwardInput(c *Context, record Record, _ *MicroBatch, _, din kernels.Tensor) {
 	r := record.(*headRecord)
-	h.norm.backwardInput(c, din, r.dNormed, r.x, r.rstd, false)
+	h.norm.backwardInput(c, din, r.dNormed, r.x, r.rstd, kernels.Tensor{})
 }
 
 // BackwardWeight computes the gradient of the norm's scale; that of the projection is there already.

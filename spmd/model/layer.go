@@ -114,8 +114,14 @@ func (n norm) forward(c *Context, y, rstd, x kernels.Tensor) {
 	c.Kernels.RMSNorm(c.Stream, y, rstd, x, n.weight.Weight(), n.eps)
 }
 
-func (n norm) backwardInput(c *Context, dx, dy, x, rstd kernels.Tensor, accumulate bool) {
-	c.Kernels.RMSNormBackwardInput(c.Stream, dx, dy, x, rstd, n.weight.Weight(), accumulate)
+// forwardSum normalises sum = a + b.
+func (n norm) forwardSum(c *Context, y, rstd, sum, a, b kernels.Tensor) {
+	c.Kernels.AddRMSNorm(c.Stream, y, rstd, sum, a, b, n.weight.Weight(), n.eps)
+}
+
+// backwardInput computes dx from dy, and adds the residual gradient if there is one.
+func (n norm) backwardInput(c *Context, dx, dy, x, rstd, residual kernels.Tensor) {
+	c.Kernels.RMSNormBackwardInput(c.Stream, dx, dy, x, rstd, n.weight.Weight(), residual)
 }
 
 func (n norm) backwardWeight(c *Context, mb *MicroBatch, dy, x, rstd kernels.Tensor) {

@@ -14,7 +14,7 @@ type neon struct {
 
 // The general registers of a row: the slices' current elements, the elements that are left, the table of constants, and
 // two temporary ones.
-var neonPointers = [...]string{"R0", "R1", "R2", "R3", "R4"}
+var neonPointers = [...]string{"R0", "R1", "R2", "R3", "R4", "R9"}
 
 const (
 	neonLeft, neonTable, neonTemp, neonTemp2 = "R5", "R6", "R7", "R8"

@@ -31,7 +31,7 @@ func scalar(i int) int { return 14 - i }
 // vector writes the functions over rows.
 func vector(p *printer, v isa) {
 	v.tables(p)
-	for _, list := range [][]row{elementwise(v), reductions(v), exponentials(v), optimizer(v)} {
+	for _, list := range [][]row{elementwise(v), fused(v), reductions(v), exponentials(v), optimizer(v)} {
 		for _, f := range list {
 			f.steps = max(f.steps, 1)
 			if f.elements == 0 {

@@ -17,7 +17,7 @@ type x86 struct {
 const maskReg = 15
 
 // pointers are the registers of the slices' first elements.
-var pointers = [...]string{"DI", "SI", "BX", "DX", "R8"}
+var pointers = [...]string{"DI", "SI", "BX", "DX", "R8", "R11"}
 
 func (v x86) lanes() int { return v.width }
 
