@@ -65,6 +65,15 @@ func (u *Use) Gradient(g kernels.Tensor) kernels.Tensor {
 	return kernels.NewTensor(g.Storage, g.Offset+u.gradient*device.Float32.Size(), device.Float32, u.shape...)
 }
 
+// span returns the range of this use's gradient in a gradient buffer.
+func (u *Use) span() Span {
+	n := 0
+	for _, p := range u.Parameters {
+		n += p.Len()
+	}
+	return Span{u.gradient, u.gradient + n}
+}
+
 // bufferAlign is the alignment of uses in the flat buffers, in elements: whole cache lines and NPU blocks.
 const bufferAlign = 128
 

@@ -83,6 +83,29 @@ func (m *Model) Chunk(from, to int) *Chunk {
 	return &Chunk{layers: m.Layers[from:to], first: from == 0, last: to == len(m.Layers)}
 }
 
+// A Span is a range of elements in a flat gradient buffer.
+type Span struct{ From, To int }
+
+// Gradients returns where the chunk's gradients lie: those that BackwardWeight completes, and those that Forward does, which
+// are the output head's. Both come in the order of the micro batches, but not at the same time: a schedule may run forward
+// passes ahead.
+func (c *Chunk) Gradients() (backward, forward Span) {
+	backward = Span{From: -1}
+	for _, l := range c.layers {
+		for _, u := range l.Uses() {
+			if h, ok := l.(*head); ok && u == h.output.weight {
+				forward = u.span()
+				continue
+			}
+			if backward.From < 0 {
+				backward.From = u.span().From
+			}
+			backward.To = u.span().To
+		}
+	}
+	return backward, forward
+}
+
 // A ChunkRecord is what a chunk keeps of one micro batch.
 type ChunkRecord struct {
 	records     []Record

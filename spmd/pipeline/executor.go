@@ -15,6 +15,8 @@ type Stage struct {
 	// the first.
 	Lanes   []LaneStep
 	Buffers []kernels.Tensor
+
+	backward, forward model.Span // see Chunk.Gradients
 }
 
 // An Executor runs one rank's list of actions. It knows no particular schedule.
@@ -85,6 +87,9 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	e.slots = slots
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
 	e.host = newBatch(p)
+	for _, stage := range stages {
+		stage.backward, stage.forward = stage.Chunk.Gradients()
+	}
 	e.records = make([]slot, n)
 	for i, a := range p.Actions {
 		s := &e.records[slots[i]]
@@ -139,14 +144,15 @@ func (e *Executor) Run(load Loader, lossScale float64) error {
 				return err
 			}
 			stage.Chunk.Forward(e.context, s.record, &s.batch)
+			e.merge(stage, a.MicroBatch, stage.forward)
 		case Backward:
 			stage.Chunk.Backward(e.context, s.record, &s.batch)
-			e.merge(stage, a)
+			e.merge(stage, a.MicroBatch, stage.backward)
 		case BackwardInput:
 			stage.Chunk.BackwardInput(e.context, s.record, &s.batch)
 		case BackwardWeight:
 			stage.Chunk.BackwardWeight(e.context, s.record, &s.batch)
-			e.merge(stage, a)
+			e.merge(stage, a.MicroBatch, stage.backward)
 		}
 	}
 	return nil
@@ -183,11 +189,14 @@ func (e *Executor) write(to kernels.Tensor, from []int32) {
 	}
 }
 
-// merge makes the merges of gradient lanes that are due after a micro batch's weight gradient.
-func (e *Executor) merge(stage *Stage, a Action) {
-	for _, m := range stage.Lanes[a.MicroBatch].Merges {
-		into := stage.Buffers[m.Into]
-		e.context.Kernels.Add(e.context.Stream, into, into, stage.Buffers[m.From])
+// merge makes the merges of gradient lanes that are due once a micro batch's gradients in span are complete.
+func (e *Executor) merge(stage *Stage, microBatch int, span model.Span) {
+	if span.From == span.To {
+		return
+	}
+	for _, m := range stage.Lanes[microBatch].Merges {
+		into, from := stage.Buffers[m.Into].Narrow(0, span.From, span.To), stage.Buffers[m.From].Narrow(0, span.From, span.To)
+		e.context.Kernels.Add(e.context.Stream, into, into, from)
 	}
 }
 

@@ -1,0 +1,176 @@
+package model_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"lockstep/kernels"
+	"lockstep/kernels/cpu"
+	"lockstep/kernels/device"
+	"lockstep/spmd/model"
+)
+
+// small returns a model of a family, bound to memory and initialised from a seed.
+func small(t *testing.T, family string, dev *cpu.Device, s device.Stream) *model.Model {
+	t.Helper()
+	c, problems := model.ParseConfig(map[string]any{"model_type": family, "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
+		"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 64,
+		"initializer_range": 0.3, "tie_word_embeddings": family != "llama"})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	m := model.New(c)
+	storage, err := dev.Alloc(4 * m.WeightElements())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements())); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Initialize(dev, s, nil, 5); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func open(t *testing.T) (*cpu.Device, device.Stream) {
+	t.Helper()
+	dev, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev, dev.NewInlineStream("compute")
+}
+
+// TestDecoderAgreesWithOnePass reads a text in one pass, and token by token with the cache.
+func TestDecoderAgreesWithOnePass(t *testing.T) {
+	text := []int32{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 60, 0, 8}
+	for _, family := range model.Families() {
+		dev, s := open(t)
+		m := small(t, family, dev, s)
+		decoder := func(prompt int) *model.Decoder {
+			d, err := model.NewDecoder(m, dev, s, prompt, len(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { d.Close() })
+			return d
+		}
+		stepwise := decoder(3)
+		logits, err := stepwise.Prompt(text[:3])
+		for n := 3; ; n++ {
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole, err2 := decoder(n).Prompt(text[:n])
+			if err2 != nil {
+				t.Fatal(err2)
+			}
+			for i := range whole {
+				if d := math.Abs(float64(whole[i] - logits[i])); d > 1e-5 {
+					t.Fatalf("%s: after %d tokens logit %d is %g with the cache, %g in one pass", family, n, i, logits[i], whole[i])
+				}
+			}
+			if n == len(text) {
+				break
+			}
+			logits, err = stepwise.Next(text[n])
+		}
+		if _, err := stepwise.Next(1); err == nil {
+			t.Errorf("%s: a token beyond the last position was taken", family)
+		}
+	}
+}
+
+// weights is a source for the tests.
+type weights map[string][]int
+
+func (w weights) Names() (names []string) {
+	for name := range w {
+		names = append(names, name)
+	}
+	return names
+}
+
+func (w weights) Shape(name string) ([]int, bool) { s, ok := w[name]; return s, ok }
+
+func (w weights) ReadFloat32(string, []float32) error { return nil }
+
+func TestCheckWeights(t *testing.T) {
+	dev, s := open(t)
+	m := small(t, "qwen2", dev, s)
+	fitting := func() weights {
+		w := weights{}
+		for _, p := range m.Parameters {
+			w[p.Name] = p.Shape
+		}
+		return w
+	}
+	if note, err := m.CheckWeights(fitting()); err != nil || note != "" {
+		t.Errorf("weights that fit: %q, %v", note, err)
+	}
+	w := fitting()
+	w["lm_head.weight"] = []int{61, 24} // tied, so not needed
+	w["model.layers.0.self_attn.rotary_emb.inv_freq"] = []int{3}
+	if note, err := m.CheckWeights(w); err != nil || !strings.Contains(note, "lm_head.weight") || !strings.Contains(note, "inv_freq") {
+		t.Errorf("weights with more than needed: %q, %v", note, err)
+	}
+	delete(w, "model.norm.weight")
+	w["model.embed_tokens.weight"] = []int{60, 24}
+	w["model.layers.2.mlp.up_proj.weight"] = []int{40, 24}
+	_, err := m.CheckWeights(w)
+	if err == nil {
+		t.Fatal("weights of another model were accepted")
+	}
+	for _, part := range []string{"model.norm.weight [24] is missing", "model.embed_tokens.weight is [60 24], config.json makes it [61 24]",
+		"model.layers.2.mlp.up_proj.weight [40 24] is not part of this model"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q does not say %q", err, part)
+		}
+	}
+}
+
+func TestInitialValues(t *testing.T) {
+	dev, s := open(t)
+	m := small(t, "qwen2", dev, s)
+	read := func(p *model.Parameter) []float32 {
+		v := make([]float32, p.Len())
+		if err := dev.Read(s, device.BytesOf(v), p.Weight.Region()); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	seen := map[float32]string{}
+	for _, p := range m.Parameters {
+		values := read(p)
+		sum, squares := 0.0, 0.0
+		for _, v := range values {
+			sum += float64(v)
+			squares += float64(v) * float64(v)
+		}
+		n := float64(len(values))
+		switch p.Init {
+		case model.Normal:
+			if mean, std := sum/n, math.Sqrt(squares/n); math.Abs(mean) > 5*0.3/math.Sqrt(n) || math.Abs(std-0.3) > 5*0.3/math.Sqrt(2*n) {
+				t.Errorf("%s has mean %g and standard deviation %g", p.Name, mean, std)
+			}
+			if other, ok := seen[values[0]]; ok {
+				t.Errorf("%s starts like %s", p.Name, other)
+			}
+			seen[values[0]] = p.Name
+		case model.Ones:
+			if sum != n || squares != n {
+				t.Errorf("%s is not all ones", p.Name)
+			}
+		case model.Zeros:
+			if squares != 0 {
+				t.Errorf("%s is not all zeros", p.Name)
+			}
+		}
+	}
+	if got, want := m.NumParameters(), 61*24+2*((4+2+2)*6*24+(4+2+2)*6+24*24+3*40*24+2*24)+24; got != want {
+		t.Errorf("%d parameters, want %d", got, want)
+	}
+}

@@ -1,0 +1,112 @@
+package pipeline_test
+
+import (
+	"bytes"
+	"testing"
+
+	"lockstep/kernels"
+	"lockstep/kernels/cpu"
+	"lockstep/kernels/device"
+	"lockstep/spmd/model"
+	"lockstep/spmd/pipeline"
+)
+
+// gradients runs one step of a small model by a schedule and returns the sum of the weights' gradients and the losses.
+func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, losses []byte) {
+	t.Helper()
+	dev, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	s := dev.NewInlineStream("compute")
+	c, problems := model.ParseConfig(map[string]any{"model_type": "qwen3", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
+		"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 64})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	report, err := pipeline.Simulate(pipeline.Schedule{actions}, 1, microBatches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	storage, err := dev.Alloc(64 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arena := kernels.NewArena(storage)
+	m := model.New(c)
+	if err := m.Bind(arena.Tensor(device.Float32, m.WeightElements())); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Initialize(dev, s, nil, 1); err != nil {
+		t.Fatal(err)
+	}
+	size := model.Size{Batch: 2, Sequence: 7}
+	cos, sin := m.Tables(dev, s, arena, size.Sequence)
+	lanes, n, err := pipeline.Lanes(microBatches, 4, 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buffers []kernels.Tensor
+	for range n {
+		buffers = append(buffers, arena.Tensor(device.Float32, m.GradientElements()))
+	}
+	delayed, scratch := arena, arena.After(48<<20)
+	if !report.Split[0] {
+		delayed = scratch
+	}
+	e, err := pipeline.NewExecutor(dev, &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
+		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
+		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size},
+		model.Memory{Saved: arena, Delayed: delayed, Scratch: scratch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(microBatch int, b pipeline.Batch) error {
+		for i := range b.IDs {
+			b.IDs[i], b.Labels[i] = int32((7*i+microBatch)%61), int32((11*i+3*microBatch)%61)
+		}
+		return nil
+	}
+	if err := e.Run(load, 0.01); err != nil {
+		t.Fatal(err)
+	}
+	m.MergeUses(dev, s, buffers[0])
+	sum, losses = make([]byte, buffers[0].Bytes()), make([]byte, e.Losses().Bytes())
+	if err := dev.Read(s, sum, buffers[0].Region()); err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Read(s, losses, e.Losses().Region()); err != nil {
+		t.Fatal(err)
+	}
+	return sum, losses
+}
+
+// TestSchedulesGiveTheSameBits runs schedules that keep several micro batches alive and delay the weights' gradients.
+func TestSchedulesGiveTheSameBits(t *testing.T) {
+	const n = 5
+	var gpipe, split, delayed []pipeline.Action
+	for m := range n {
+		gpipe = append(gpipe, pipeline.Action{Kind: pipeline.Forward, MicroBatch: m})
+		split = append(split, pipeline.Action{Kind: pipeline.Forward, MicroBatch: m}, pipeline.Action{Kind: pipeline.BackwardInput, MicroBatch: m},
+			pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: m})
+		delayed = append(delayed, pipeline.Action{Kind: pipeline.Forward, MicroBatch: m}, pipeline.Action{Kind: pipeline.BackwardInput, MicroBatch: m})
+		if m > 1 {
+			delayed = append(delayed, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: m - 2})
+		}
+	}
+	for m := range n {
+		gpipe = append(gpipe, pipeline.Action{Kind: pipeline.Backward, MicroBatch: m})
+	}
+	delayed = append(delayed, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 2}, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 1})
+	want, wantLosses := gradients(t, pipeline.OneFOneB(1, n)[0], n)
+	if bytes.Count(want, []byte{0}) > len(want)/2 {
+		t.Fatal("most of the gradients to compare with are zero")
+	}
+	for name, actions := range map[string][]pipeline.Action{"gpipe": gpipe, "split": split, "delayed": delayed} {
+		got, losses := gradients(t, actions, n)
+		if !bytes.Equal(got, want) || !bytes.Equal(losses, wantLosses) {
+			t.Errorf("%s gives other bits than 1f1b", name)
+		}
+	}
+}
