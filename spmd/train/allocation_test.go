@@ -14,7 +14,7 @@ intermediate_size = 64
 num_hidden_layers = 2
 num_attention_heads = 4
 num_key_value_heads = 2
-head_dim = 8`, 2, 16, threads)
+head_dim = 8`, 2, 16, threads, "data.eod=5", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true")
 		next := 0
 		step := func() {
 			if _, _, err := trainer.step(next, false); err != nil {

@@ -64,7 +64,7 @@ func BenchmarkStep(b *testing.B) {
 }
 
 // benchTrainer returns a trainer of a model with vocabulary 32000 on random tokens.
-func benchTrainer(b testing.TB, architecture string, batch, sequence, threads int) *Trainer {
+func benchTrainer(b testing.TB, architecture string, batch, sequence, threads int, overrides ...string) *Trainer {
 	b.Helper()
 	dir := b.TempDir()
 	prefix := filepath.Join(dir, "tokens")
@@ -95,7 +95,7 @@ tie_word_embeddings = true
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	load := config.LoadOptions{Path: path, World: 1, Getenv: func(string) string { return "" }}
+	load := config.LoadOptions{Path: path, World: 1, Overrides: overrides, Getenv: func(string) string { return "" }}
 	c, problems := config.Load(load)
 	if len(problems) > 0 {
 		b.Fatal(problems)

@@ -84,9 +84,15 @@ func loadConfig(t *testing.T, text string, world int, overrides ...string) (*con
 	return c, o
 }
 
-func goldenText(t *testing.T, family string) string {
-	return fmt.Sprintf(goldenConfig, filepath.Join(t.TempDir(), "out"), "testdata/golden/"+family, "testdata/golden/corpus")
+func goldenText(t *testing.T, family, corpus string) string {
+	return fmt.Sprintf(goldenConfig, filepath.Join(t.TempDir(), "out"), "testdata/golden/"+family, "testdata/golden/"+corpus)
 }
+
+// documentMasks keep the documents of a sample apart.
+var documentMasks = []string{"data.eod=256", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true"}
+
+// goldenDocuments turns the configuration of the golden runs into that of the ones on documents.
+var goldenDocuments = append([]string{"optimizer.lr=1e-3", "lr_schedule.min_lr=1e-4"}, documentMasks...)
 
 // runAlone trains a configuration on one rank and returns its records.
 func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kernels.Device, s device.Stream) *memorySink {
@@ -113,10 +119,10 @@ func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kerne
 	return sink
 }
 
-// checkCurve holds a run against the reference.
-func checkCurve(t *testing.T, family string, got []monitor.Step) {
+// checkCurve holds a run against the reference's of the given name.
+func checkCurve(t *testing.T, name string, got []monitor.Step) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/golden/" + family + ".json")
+	text, err := os.ReadFile("testdata/golden/" + name + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,9 +160,31 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer dev.Close()
-				c, load := loadConfig(t, goldenText(t, family), 1)
+				c, load := loadConfig(t, goldenText(t, family, "corpus"), 1)
 				sink := runAlone(t, c, load, dev, dev.NewInlineStream("compute"))
 				checkCurve(t, family, sink.steps)
+			})
+		}
+	}
+}
+
+// TestGoldenDocuments trains on samples of many short documents that do not see each other. The label tokens of a step are
+// those whose input does not end a document.
+func TestGoldenDocuments(t *testing.T) {
+	for _, family := range []string{"llama", "qwen3"} {
+		for _, set := range cpu.KernelSets() {
+			t.Run(family+"/"+set, func(t *testing.T) {
+				dev, err := cpu.New(cpu.Options{Threads: 2, KernelSet: set})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dev.Close()
+				c, load := loadConfig(t, goldenText(t, family, "documents"), 1, goldenDocuments...)
+				sink := runAlone(t, c, load, dev, dev.NewInlineStream("compute"))
+				checkCurve(t, family+"-documents", sink.steps)
+				if n := sink.steps[0].Tokens; n <= 0 || n >= c.TokensPerStep() {
+					t.Errorf("%d of %d tokens have a label", n, c.TokensPerStep())
+				}
 			})
 		}
 	}
@@ -169,7 +197,10 @@ func TestGoldenDeferred(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	c, load := loadConfig(t, goldenText(t, "qwen3"), 1)
+	c, load := loadConfig(t, goldenText(t, "qwen3", "corpus"), 1)
 	sink := runAlone(t, c, load, dev, dev.NewStream("compute"))
 	checkCurve(t, "qwen3", sink.steps)
+	c, load = loadConfig(t, goldenText(t, "qwen3", "documents"), 1, goldenDocuments...)
+	sink = runAlone(t, c, load, dev, dev.NewStream("compute"))
+	checkCurve(t, "qwen3-documents", sink.steps)
 }

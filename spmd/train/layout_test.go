@@ -156,15 +156,17 @@ func TestLayoutsGiveTheSameBits(t *testing.T) {
 	for _, c := range []struct {
 		family       string
 		microBatches int
-	}{{"llama", 16}, {"qwen2", 8}, {"qwen3", 24}} {
+		overrides    []string
+	}{{"llama", 16, nil}, {"qwen2", 8, nil}, {"qwen3", 24, nil},
+		{"qwen3", 16, append([]string{"data.paths=testdata/golden/documents"}, documentMasks...)}} {
 		dir := t.TempDir()
 		out := func(ranks, threads int) string { return filepath.Join(dir, fmt.Sprintf("%d-%d", ranks, threads)) }
-		want := runRanks(t, layoutText(c.family, out(1, 1), c.microBatches), 1, 1)
+		want := runRanks(t, layoutText(c.family, out(1, 1), c.microBatches), 1, 1, c.overrides...)
 		if len(want.validations) != 3 || want.steps[0].Loss == want.steps[4].Loss {
 			t.Fatalf("the run to compare with is odd: %+v", want)
 		}
 		for _, l := range [][2]int{{1, 2}, {2, 1}, {4, 2}, {8, 1}} {
-			got := runRanks(t, layoutText(c.family, out(l[0], l[1]), c.microBatches), l[0], l[1])
+			got := runRanks(t, layoutText(c.family, out(l[0], l[1]), c.microBatches), l[0], l[1], c.overrides...)
 			what := fmt.Sprintf("%s on %d ranks with %d threads", c.family, l[0], l[1])
 			sameNumbers(t, what, want.steps, got.steps)
 			if !slices.Equal(got.validations, want.validations) {
@@ -209,7 +211,7 @@ func TestResumeRefusesOtherNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	c, load := loadConfig(t, layoutText("qwen2", out, 8), 1, "optimizer.lr=1e-3", "run.seed=7")
+	c, load := loadConfig(t, layoutText("qwen2", out, 8), 1, "optimizer.lr=1e-3", "run.seed=7", "data.eod=256", "data.eod_mask_loss=true")
 	world, err := collective.Join(context.Background(), collective.Options{Place: collective.Place{Size: 1, LocalSize: 1}, NewStream: dev.NewStream})
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +227,7 @@ func TestResumeRefusesOtherNumbers(t *testing.T) {
 	if !errors.As(err, &wrong) {
 		t.Fatalf("got %v, want a configuration error", err)
 	}
-	for _, part := range []string{"run.seed was 42, now 7", "optimizer.lr was 0.003, now 0.001"} {
+	for _, part := range []string{"run.seed was 42, now 7", "optimizer.lr was 0.003, now 0.001", "data.eod_mask_loss was false, now true"} {
 		if !bytes.Contains([]byte(err.Error()), []byte(part)) {
 			t.Errorf("%q does not say %q", err, part)
 		}

@@ -1,0 +1,55 @@
+package train_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestEachMaskMatters makes one step with none of the masks and with each alone. The golden runs have all three, where
+// positions hardly show: within a document attention depends on their differences.
+func TestEachMaskMatters(t *testing.T) {
+	first := func(overrides ...string) (loss, norm float64, tokens int64) {
+		text := layoutText("llama", filepath.Join(t.TempDir(), "out"), 8)
+		overrides = append([]string{"data.paths=testdata/golden/documents", "data.eod=256", "train.steps=1"}, overrides...)
+		s := runRanks(t, text, 1, 1, overrides...).steps[0]
+		return s.Loss, s.GradNorm, s.Tokens
+	}
+	loss, norm, tokens := first()
+	for _, key := range documentMasks[1:] {
+		l, n, k := first(key)
+		if l == loss || n == norm {
+			t.Errorf("%s leaves the loss at %v and the gradient's norm at %v", key, l, n)
+		}
+		if masked := k < tokens; masked != (key == "data.eod_mask_loss=true") {
+			t.Errorf("%s: %d label tokens, %d without", key, k, tokens)
+		}
+	}
+}
+
+// TestStepWithoutLabels trains on ends of documents alone: the mean over no label is 0, not NaN.
+func TestStepWithoutLabels(t *testing.T) {
+	dir := t.TempDir()
+	texts := filepath.Join(dir, "texts")
+	if err := os.Mkdir(texts, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		if err := os.WriteFile(filepath.Join(texts, fmt.Sprint(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := layoutText("llama", filepath.Join(dir, "out"), 8)
+	run := runRanks(t, text, 2, 1, append([]string{"data.format=text", "data.paths=" + texts, "data.validation_split=0.5"}, documentMasks...)...)
+	for _, s := range run.steps {
+		if s.Loss != 0 || s.GradNorm != 0 || s.Tokens != 0 {
+			t.Errorf("step %d: loss %v, gradient norm %v, %d tokens; want nothing", s.Step, s.Loss, s.GradNorm, s.Tokens)
+		}
+	}
+	for _, v := range run.validations {
+		if v.Loss != 0 {
+			t.Errorf("validation loss %v without a label", v.Loss)
+		}
+	}
+}
