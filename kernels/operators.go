@@ -62,8 +62,9 @@ func SquaredNormBlocks(n int) int { return (n + SquaredNormBlock - 1) / SquaredN
 // Operators is what a device computes. Elements are Float32 unless a comment says otherwise. Operands may be views with a
 // dense last dimension, outputs may not overlap inputs, both unless said otherwise.
 type Operators interface {
-	// MatMul computes C = op(A) op(B), or C += op(A) op(B): C [M,N], op(A) [M,K], op(B) [K,N]. The order of summation
-	// over K depends on the shape alone.
+	// MatMul computes C = op(A) op(B), or C += op(A) op(B): C [M,N], op(A) [M,K], op(B) [K,N]. A and B may each be BFloat16
+	// instead of Float32; products and sums are float32, and have the bits of the product of the operands cast to Float32.
+	// The order of summation over K depends on the shape alone.
 	MatMul(s device.Stream, c, a, b Tensor, o MatMulOptions)
 
 	// AddBias computes y[.., C] += bias[C].
@@ -75,6 +76,9 @@ type Operators interface {
 	Add(s device.Stream, y, a, b Tensor)
 	// Copy computes y = x, of one shape and type, of any type.
 	Copy(s device.Stream, y, x Tensor)
+	// Cast converts x to y, of one shape, one BFloat16 and the other Float32. It rounds to nearest, ties to even, and
+	// numbers beyond BFloat16's range to infinity; a NaN stays a NaN. The other way is exact.
+	Cast(s device.Stream, y, x Tensor)
 	// Zero fills a dense tensor of any type with zeros.
 	Zero(s device.Stream, x Tensor)
 

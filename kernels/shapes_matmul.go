@@ -7,7 +7,7 @@ import (
 	"lockstep/kernels/device"
 )
 
-// CheckMatMul checks the operands of MatMul.
+// CheckMatMul checks the operands of MatMul: a and b each Float32 or BFloat16, c Float32.
 func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
 	if a.Rank != 2 || b.Rank != 2 || c.Rank != 2 {
 		return fmt.Errorf("a is %v, b is %v, c is %v; all three must have 2 dimensions", a, b, c)
@@ -24,12 +24,32 @@ func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
 		rowsB, colsB = n, k
 	}
 	return firstError(
-		rows("a", a),
-		want("b", b, device.Float32, rowsB, colsB),
+		like("a", a, a), isFloat("a", a),
+		like("b", b, b), isFloat("b", b), want("b", b, b.DType, rowsB, colsB),
 		want("c", c, device.Float32, m, n),
 		apart("c", c, "a", a, false),
 		apart("c", c, "b", b, false),
 	)
+}
+
+// CheckCast checks the operands of Cast.
+func CheckCast(y, x Tensor) error {
+	if y.DType == x.DType && !y.IsZero() {
+		return fmt.Errorf("y is %v and x is %v: there is nothing to convert", y, x)
+	}
+	return firstError(
+		like("y", y, y), isFloat("y", y),
+		like("x", x, x), isFloat("x", x), want("x", x, x.DType, y.Shape[:y.Rank]...),
+		apart("y", y, "x", x, false),
+	)
+}
+
+// isFloat returns an error unless t is Float32 or BFloat16, the types that MatMul takes and Cast converts.
+func isFloat(name string, t Tensor) error {
+	if t.DType != device.Float32 && t.DType != device.BFloat16 {
+		return fmt.Errorf("%s is %v, neither %v nor %v", name, t, device.Float32, device.BFloat16)
+	}
+	return nil
 }
 
 // CheckAttention checks the operands of Attention, documents being its options' and perhaps none. statsShape is what the

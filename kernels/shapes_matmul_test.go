@@ -19,6 +19,9 @@ func TestCheckMatMul(t *testing.T) {
 	}{
 		{c, a, b, MatMulOptions{}, ""},
 		{c, at, bt, trans, ""},
+		{c, NewTensor(s, 0, device.BFloat16, 3, 4), NewTensor(s, 512, device.BFloat16, 4, 6), MatMulOptions{}, ""},
+		{c, NewTensor(s, 0, device.Int32, 3, 4), b, MatMulOptions{}, "neither float32 nor bfloat16"},
+		{NewTensor(s, 1024, device.BFloat16, 3, 6), a, b, MatMulOptions{}, "c is"},
 		{c, at, b, trans, "b is"},
 		{c, a, bt, MatMulOptions{}, "b is"},
 		{bt, a, b, MatMulOptions{}, "c is"},
@@ -30,6 +33,26 @@ func TestCheckMatMul(t *testing.T) {
 		{NewTensor(nil, 0, device.Float32, 3, 6), a, b, MatMulOptions{}, "no memory"},
 	} {
 		checkError(t, CheckMatMul(x.c, x.a, x.b, x.o), x.want)
+	}
+}
+
+func TestCheckCast(t *testing.T) {
+	s := storage(1 << 12)
+	wide, narrow := NewTensor(s, 0, device.Float32, 3, 4), NewTensor(s, 512, device.BFloat16, 3, 4)
+	for _, x := range []struct {
+		y, x Tensor
+		want string
+	}{
+		{wide, narrow, ""},
+		{narrow, wide, ""},
+		{wide, wide, "nothing to convert"},
+		{wide, narrow.Narrow(0, 0, 2), "x is"},
+		{wide, NewTensor(s, 512, device.Float64, 3, 4), "x is"},
+		{narrow, Tensor{}, "x is missing"},
+		{Tensor{}, narrow, "y is missing"},
+		{wide, NewTensor(s, 8, device.BFloat16, 3, 4), "y overlaps x"},
+	} {
+		checkError(t, CheckCast(x.y, x.x), x.want)
 	}
 }
 

@@ -22,12 +22,12 @@ func Run(t *testing.T, open Open) {
 		name string
 		run  func(s *suite)
 	}{
-		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Zero", testZero}, {"Sum", testSum},
+		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Cast", testCast}, {"Zero", testZero}, {"Sum", testSum},
 		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
-		{"MatMul", testMatMul}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
+		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"OperandErrors", testOperandErrors}, {"IDsOutOfRange", testIDsOutOfRange}, {"Skipping", testSkipping},
 		{"ReadWrite", testReadWrite}, {"Events", testEvents}, {"FailedEvents", testFailedEvents},
 	}
@@ -216,6 +216,8 @@ func encode(dtype device.DType, values []float64) []byte {
 		return device.BytesOf(values)
 	case device.Int32:
 		return device.BytesOf(convert[int32](values))
+	case device.BFloat16:
+		return device.BytesOf(toBFloat16(values))
 	default:
 		return device.BytesOf(convert[float32](values))
 	}
@@ -227,6 +229,8 @@ func decode(dtype device.DType, raw []byte) []float64 {
 		return numbers[float64](raw)
 	case device.Int32:
 		return numbers[int32](raw)
+	case device.BFloat16:
+		return fromBFloat16(raw)
 	default:
 		return numbers[float32](raw)
 	}

@@ -28,6 +28,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestOptimizer(add)
 	s.digestProducts(add)
 	s.digestFused(add)
+	s.digestBFloat16(add)
 	return sums
 }
 
@@ -120,4 +121,13 @@ func (s *suite) digestFused(add func(name string, outputs ...operand)) {
 	a, b, gamma, y, rstd, sum := in(rows, width), in(rows, width), in(width), in(rows, width), in(rows), in(rows, width)
 	s.d.AddRMSNorm(s.s, y.Tensor, rstd.Tensor, sum.Tensor, a.Tensor, b.Tensor, gamma.Tensor, 1e-5)
 	add("AddRMSNorm", y, rstd, sum)
+}
+
+// digestBFloat16 covers what has operands of bfloat16.
+func (s *suite) digestBFloat16(add func(name string, outputs ...operand)) {
+	a, b, narrowB, c := s.bfloat16Input(layout{}, 301, 270), s.input(layout{}, 333, 270), s.output(device.BFloat16, layout{}, 333, 270),
+		s.output(device.Float32, layout{}, 301, 333)
+	s.d.Cast(s.s, narrowB.Tensor, b.Tensor)
+	s.d.MatMul(s.s, c.Tensor, a.Tensor, narrowB.Tensor, kernels.MatMulOptions{TransB: true})
+	add("MatMulBFloat16", narrowB, c)
 }

@@ -13,7 +13,7 @@ import (
 func testOperandErrors(s *suite) {
 	f := func(shape ...int) kernels.Tensor { return s.output(device.Float32, layout{}, shape...).Tensor }
 	wide := func(n int) kernels.Tensor { return s.output(device.Float64, layout{}, n).Tensor }
-	ids := s.ids(0, 1, 2, 3).Tensor
+	ids, narrow := s.ids(0, 1, 2, 3).Tensor, s.output(device.BFloat16, layout{}, 4, 5).Tensor
 	x, y, c := f(4, 6), f(4, 6), f(6)
 	outside := x
 	outside.Offset = x.Storage.Bytes()
@@ -57,6 +57,9 @@ func testOperandErrors(s *suite) {
 			o.Add(st, x.Narrow(0, 0, 3), x.Narrow(0, 1, 4), y.Narrow(0, 0, 3))
 		}},
 		{"Copy", "x", func(o kernels.Operators, st device.Stream) { o.Copy(st, x, wide(4)) }},
+		{"Cast", "nothing to convert", func(o kernels.Operators, st device.Stream) { o.Cast(st, x, y) }},
+		{"Cast", "x", func(o kernels.Operators, st device.Stream) { o.Cast(st, narrow, y) }},
+		{"MatMul", "a", func(o kernels.Operators, st device.Stream) { o.MatMul(st, f(4, 4), ids, x, kernels.MatMulOptions{}) }},
 		{"Zero", "x", func(o kernels.Operators, st device.Stream) { o.Zero(st, x.Narrow(1, 0, 3)) }},
 		{"RMSNorm", "rstd", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, y, f(3), x, c, 1e-5) }},
 		{"RMSNorm", "y", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, x, f(4), x, c, 1e-5) }},

@@ -142,3 +142,18 @@ func TestTwinGradientOfCrossEntropy(t *testing.T) {
 	CrossEntropy(make([]float64, 3), got, logits, labels, 5, scale)
 	wantNear(t, "dlogits", got, want)
 }
+
+func TestBFloat16(t *testing.T) {
+	for _, c := range [][2]float64{
+		{1, 1}, {1 + 0x1p-8, 1}, {1 + 3*0x1p-8, 1 + 0x1p-6}, {-1 - 0x1.8p-8, -1 - 0x1p-7}, {0x1.fep127, 0x1.fep127},
+		{0x1.fefp127, 0x1.fep127}, {0x1.ffp127, math.Inf(1)}, {-0x1.ffp127, math.Inf(-1)}, {math.Inf(-1), math.Inf(-1)},
+		{0x1p-133, 0x1p-133}, {0x1p-134, 0}, {0x1.8p-134, 0x1p-133}, {0x1.ffp-127, 0x1p-126}, {0, 0},
+	} {
+		if got := BFloat16(c[0]); got != c[1] {
+			t.Errorf("BFloat16(%x) = %x, not %x", c[0], got, c[1])
+		}
+	}
+	if got := BFloat16(math.NaN()); !math.IsNaN(got) {
+		t.Errorf("BFloat16(NaN) = %v", got)
+	}
+}

@@ -73,7 +73,10 @@ func f64(t kernels.Tensor) []float64 { return elements[float64](t) }
 // i32 is f32 for Int32 tensors.
 func i32(t kernels.Tensor) []int32 { return elements[int32](t) }
 
-func elements[T float32 | float64 | int32](t kernels.Tensor) []T {
+// bf16 is f32 for BFloat16 tensors, as bits.
+func bf16(t kernels.Tensor) []uint16 { return elements[uint16](t) }
+
+func elements[T float32 | float64 | int32 | uint16](t kernels.Tensor) []T {
 	b := t.Region().Mapped()
 	if len(b) == 0 {
 		return nil

@@ -59,6 +59,7 @@ func TestGenericDigest(t *testing.T) {
 		"ClipFactor":        "84fdb532d0892f5d",
 		"AdamW":             "4e82d4543faa7aaa",
 		"MatMul":            "09208303b108f1df",
+		"MatMulBFloat16":    "a6f2ecc6f67e2861",
 		"Attention":         "73438d20006d7842",
 		"AttentionBackward": "c9ed9bd2b3d96772",
 

@@ -84,29 +84,58 @@ func matMulParts(d *Device, c *call, w *worker, from, to int) {
 	p := newProduct(d, c)
 	for part := from; part < to; part++ {
 		i, j := part%p.down*p.rows, part/p.down*p.cols
-		p.block(&d.set.tile, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
+		p.block(d.set, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
 	}
 }
 
 // block computes the rows x cols block of C at (i, j).
-func (p *product) block(t *tileKernels, call *call, w *worker, i, j, rows, cols int) {
-	a, b, c := f32(call.args[1]), f32(call.args[2]), f32(call.args[0])
-	lda, ldb, ldc := call.args[1].Stride[0], call.args[2].Stride[0], call.args[0].Stride[0]
+func (p *product) block(set *kernelSet, call *call, w *worker, i, j, rows, cols int) {
+	c, ldc := f32(call.args[0]), call.args[0].Stride[0]
 	c = c[i*ldc+j:]
 	if p.k == 0 && !p.accumulate {
 		for r := range rows {
 			clear(c[r*ldc:][:cols])
 		}
 	}
+	t, depth := &set.tile, min(blockK, p.k)
 	s := scratch{free: w.scratch}
 	edge := s.take(t.a.width * t.b.width)
-	packedA := s.take(t.a.size(rows, min(blockK, p.k)))
-	packedB := s.take(t.b.size(cols, min(blockK, p.k)))
+	packedA, packedB := s.take(t.a.size(rows, depth)), s.take(t.b.size(cols, depth))
+	wide := s.take(max(wideElements, rows, cols, t.a.width*depth, t.b.width*depth))
+	a, b := newSource(call.args[1], p.transA), newSource(call.args[2], p.transB)
 	for k := 0; k < p.k; k += blockK {
 		kc := min(blockK, p.k-k)
-		t.b.pack(packedB, b[at(k, j, ldb, p.transB):], ldb, p.transB, cols, kc)
-		t.a.pack(packedA, a[at(i, k, lda, p.transA):], lda, !p.transA, rows, kc)
+		b.pack(set, &t.b, packedB, k, j, b.trans, cols, kc, wide)
+		a.pack(set, &t.a, packedA, i, k, !a.trans, rows, kc, wide)
 		t.multiplyPanels(c, ldc, rows, cols, packedA, packedB, kc, p.accumulate || k > 0, edge)
+	}
+}
+
+// A source is an operand in memory: of its two slices the one that has its type is there.
+type source struct {
+	float32s  []float32
+	bfloat16s []uint16
+	stride    int
+	trans     bool
+}
+
+func newSource(t kernels.Tensor, trans bool) source {
+	s := source{stride: t.Stride[0], trans: trans}
+	if t.DType == device.BFloat16 {
+		s.bfloat16s = bf16(t)
+	} else {
+		s.float32s = f32(t)
+	}
+	return s
+}
+
+// pack packs n rows or columns, kc deep, of the operand from its element (i, j) on.
+func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, i, j int, deep bool, n, kc int, wide []float32) {
+	at := at(i, j, s.stride, s.trans)
+	if s.bfloat16s != nil {
+		p.packBFloat16(set, dst, s.bfloat16s[at:], s.stride, deep, n, kc, wide)
+	} else {
+		p.pack(dst, s.float32s[at:], s.stride, deep, n, kc)
 	}
 }
 

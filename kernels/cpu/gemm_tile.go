@@ -38,20 +38,51 @@ func (p *panelKernels) size(n, kc int) int { return roundUp(n, p.width) * kc }
 // and src[k*lds+i] otherwise: deep says that k runs along the rows of the matrix in memory. The last panel is filled up
 // with zeros.
 func (p *panelKernels) pack(dst, src []float32, lds int, deep bool, n, kc int) {
-	step, fill := 1, p.copy
+	p.packInto(dst[:p.size(n, kc)], src, lds, deep, n, kc, p.width*kc)
+}
+
+// packInto is pack to panels that start step elements apart, and may be deeper than kc.
+func (p *panelKernels) packInto(dst, src []float32, lds int, deep bool, n, kc, step int) {
+	next, fill := 1, p.copy
 	if deep {
-		step, fill = lds, p.transpose
+		next, fill = lds, p.transpose
 		_ = src[(n-1)*lds+kc-1]
 	} else {
 		_ = src[(kc-1)*lds+n-1]
 	}
-	dst = dst[:p.size(n, kc)]
-	whole := n / p.width * p.width
-	for i := 0; i < whole; i += p.width {
-		fill(kc, &dst[i*kc], &src[i*step], lds)
+	i, at := 0, 0
+	for ; i+p.width <= n; i, at = i+p.width, at+step {
+		_ = dst[at+p.width*kc-1]
+		fill(kc, &dst[at], &src[i*next], lds)
 	}
-	if whole < n {
-		p.packEdge(dst[whole*kc:], src[whole*step:], lds, deep, n-whole, kc)
+	if i < n {
+		p.packEdge(dst[at:][:p.width*kc], src[i*next:], lds, deep, n-i, kc)
+	}
+}
+
+// wideElements is the size of the piece of a bfloat16 matrix that is widened at a time: it stays in the first-level cache
+// on its way to the panels.
+const wideElements = 8 << 10
+
+// packBFloat16 is pack of a matrix of bfloat16. wide has at least max(wideElements, n, p.width*kc) elements.
+func (p *panelKernels) packBFloat16(set *kernelSet, dst []float32, src []uint16, lds int, deep bool, n, kc int, wide []float32) {
+	if deep {
+		for i := 0; i < n; i += p.width {
+			rows := min(p.width, n-i)
+			for r := range rows {
+				set.toFloat32(wide[r*kc:][:kc], src[(i+r)*lds:])
+			}
+			p.pack(dst[i*kc:], wide, kc, true, rows, kc)
+		}
+		return
+	}
+	piece := max(wideElements/n, 1)
+	for k := 0; k < kc; k += piece {
+		depth := min(piece, kc-k)
+		for r := range depth {
+			set.toFloat32(wide[r*n:][:n], src[(k+r)*lds:])
+		}
+		p.packInto(dst[k*p.width:], wide, n, false, n, depth, p.width*kc)
 	}
 }
 

@@ -54,6 +54,11 @@ type kernelSet struct {
 	// adamW updates p, m and v with the gradient g; the parameters are the fields of adamW, and weight1 is below 1/2. All
 	// sets round after every operation, so that their bits are equal.
 	adamW func(p, m, v, g []float32, clip, decay, weight1, beta2, weight2, correction, eps, minusStepSize float32)
+
+	// widen and narrow convert between float32 and bfloat16, as toFloat32 and toBFloat16 say, whose bits are the same in all
+	// sets. The length is a multiple of castWhole.
+	widen  func(y []float32, x []uint16)
+	narrow func(y []uint16, x []float32)
 }
 
 // KernelSets returns the names of the kernel sets that this build has on this machine, best first.
@@ -100,5 +105,7 @@ func genericSet() *kernelSet {
 		siluMul:         siluMulGeneric,
 		siluMulBackward: siluMulBackwardGeneric,
 		adamW:           adamWGeneric,
+		widen:           widenGeneric,
+		narrow:          narrowGeneric,
 	}
 }

@@ -32,6 +32,7 @@ func avx2Set() *kernelSet {
 		dot: dotAVX2, dot3: dot3AVX2, sumSquares: sumSquaresAVX2, max: maxAVX2,
 		expSum: expSumAVX2, siluMul: siluMulAVX2, siluMulBackward: siluMulBackwardAVX2,
 		addScaleMulAdd: addScaleMulAddAVX2, rotate: rotateAVX2, adamW: adamWAVX2,
+		widen: widenAVX2, narrow: narrowAVX2,
 	}
 }
 
@@ -49,5 +50,6 @@ func avx512Set() *kernelSet {
 		dot:         dotAVX512, dot3: dot3AVX512, sumSquares: sumSquaresAVX512, max: maxAVX512,
 		expSum: expSumAVX512, siluMul: siluMulAVX512, siluMulBackward: siluMulBackwardAVX512,
 		addScaleMulAdd: addScaleMulAddAVX512, rotate: rotateAVX512, adamW: adamWAVX512,
+		widen: widenAVX512, narrow: narrowAVX512,
 	}
 }

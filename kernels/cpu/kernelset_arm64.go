@@ -18,5 +18,6 @@ func neonSet() *kernelSet {
 		dot: dotNEON, dot3: dot3NEON, sumSquares: sumSquaresNEON, max: maxNEON,
 		expSum: expSumNEON, siluMul: siluMulNEON, siluMulBackward: siluMulBackwardNEON,
 		addScaleMulAdd: addScaleMulAddNEON, rotate: rotateNEON, adamW: adamWNEON,
+		widen: widenNEON, narrow: narrowNEON,
 	}
 }

@@ -112,3 +112,15 @@ func siluMulAVX512(y, gate, up []float32)
 
 //go:noescape
 func siluMulBackwardAVX512(dgate, dup, dy, gate, up []float32)
+
+//go:noescape
+func widenAVX2(y []float32, x []uint16)
+
+//go:noescape
+func narrowAVX2(y []uint16, x []float32)
+
+//go:noescape
+func widenAVX512(y []float32, x []uint16)
+
+//go:noescape
+func narrowAVX512(y []uint16, x []float32)

@@ -67,3 +67,9 @@ func addScaleMulAddNEON(y, u, x, w, z []float32, a, b float32)
 
 //go:noescape
 func rotateNEON(ya, yb, a, b, cos, sin []float32)
+
+//go:noescape
+func widenNEON(y []float32, x []uint16)
+
+//go:noescape
+func narrowNEON(y []uint16, x []float32)

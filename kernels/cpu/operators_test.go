@@ -44,6 +44,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 	dq, dk, dv, do, out := o.f(1, rows, 2, 8), o.f(1, rows, 2, 8), o.f(1, rows, 2, 8), o.f(1, rows, 2, 8), o.f(1, rows, 2, 8)
 	shape, bytes := d.AttentionSizes(heads, heads, heads)
 	statistics, workspace := o.f(shape...), o.tensor(device.Uint8, bytes)
+	narrow := o.tensor(device.BFloat16, rows, width)
 	square, sum, clip := o.f(rows, rows), o.tensor(device.Float64, 1), o.tensor(device.Float64, 3)
 	sums := o.tensor(device.Float64, kernels.SquaredNormBlocks(rows*width))
 	copy(f64(clip), []float64{1, 1, 1})
@@ -55,6 +56,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"AddBiasBackward":       func() { d.AddBiasBackward(s, c, x, true) },
 		"Add":                   func() { d.Add(s, x, x, y) },
 		"Copy":                  func() { d.Copy(s, x, y) },
+		"Cast":                  func() { d.Cast(s, narrow, x) },
 		"Zero":                  func() { d.Zero(s, x) },
 		"RMSNorm":               func() { d.RMSNorm(s, y, perRow, x, gamma, 1e-5) },
 		"RMSNormBackwardInput":  func() { d.RMSNormBackwardInput(s, z, y, x, perRow, gamma, z) },

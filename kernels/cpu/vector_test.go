@@ -235,3 +235,38 @@ func TestRowsPropagateNonFinite(t *testing.T) {
 		}
 	})
 }
+
+// TestBFloat16 compares the conversions' bits with those of Go's, for every bfloat16, and every upper half of a float32
+// with lower halves around the middle.
+func TestBFloat16(t *testing.T) {
+	var all []uint16
+	var x []float32
+	for i := range 1 << 16 {
+		all = append(all, uint16(i))
+		for _, low := range []uint32{0, 1, 0x7fff, 0x8000, 0x8001} {
+			x = append(x, math.Float32frombits(uint32(i)<<16|low))
+		}
+	}
+	want, wantWide := make([]uint16, len(x)), make([]float32, len(all))
+	narrowGeneric(want, x)
+	widenGeneric(wantWide, all)
+	forEachSet(t, func(t *testing.T, s *kernelSet) {
+		got, wide := make([]uint16, len(x)), make([]float32, len(all))
+		s.toBFloat16(got, x)
+		s.toFloat32(wide, all)
+		sameBits(t, "to float32", wide, wantWide)
+		for i := range want {
+			if got[i] != want[i] {
+				t.Fatalf("%#08x becomes %#04x, not %#04x", math.Float32bits(x[i]), got[i], want[i])
+			}
+		}
+		for n := range 35 {
+			got[n], wide[n] = 7, 7
+			s.toBFloat16(got[:n], x)
+			s.toFloat32(wide[:n], all)
+			if got[n] != 7 || wide[n] != 7 {
+				t.Fatalf("a conversion of %d elements wrote beyond them", n)
+			}
+		}
+	})
+}

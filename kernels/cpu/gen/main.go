@@ -33,6 +33,12 @@ type isa interface {
 	// loadHalf reads half a vector and widens it to float64.
 	loadHalf(p *printer, slice, d int, masked bool)
 
+	// loadBFloat16 reads a vector of bfloat16 and widens it. storeBFloat16 writes the upper halves of the lanes of s, which
+	// it uses, and roundBFloat16 rounds them for it to the nearest value, ties to even; NaN stays NaN.
+	loadBFloat16(p *printer, slice, d int)
+	storeBFloat16(p *printer, slice, s int)
+	roundBFloat16(p *printer, d, temp, mask int)
+
 	zero(p *printer, d int)
 	constant(p *printer, name string, d int)
 	// useConstants makes constants available to the operations that take their names.
@@ -147,5 +153,6 @@ func constants() []constant {
 		{"exp0", bits(1.9875691500e-4)}, {"exp1", bits(1.3981999507e-3)}, {"exp2", bits(8.3334519073e-3)},
 		{"exp3", bits(4.1665795894e-2)}, {"exp4", bits(1.6666665459e-1)}, {"exp5", bits(5.0000001201e-1)},
 		{"one", bits(1)}, {"minusOne", bits(-1)}, {"infinity", bits(math.Inf(-1))}, {"bias", 127},
+		{"lastBit", 1}, {"belowHalf", 0x7fff}, {"quiet", 0x400000},
 	}
 }

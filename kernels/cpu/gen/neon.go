@@ -8,8 +8,8 @@ import (
 // neon is arm64's Advanced SIMD, which every arm64 processor has. Registers hold 4 lanes. Registers 0 to 14 are those of
 // the descriptions, the ones from 16 on hold what an operation needs for itself.
 type neon struct {
-	elements int // of one step of the row being written
-	step     int // of the round being written
+	current row // being written
+	step    int // of the round being written
 }
 
 // The general registers of a row: the slices' current elements, the elements that are left, the table of constants, and
@@ -19,8 +19,8 @@ var neonPointers = [...]string{"R0", "R1", "R2", "R3", "R4", "R9"}
 const (
 	neonLeft, neonTable, neonTemp, neonTemp2 = "R5", "R6", "R7", "R8"
 
-	neonMask            = 31 // register with ones in the lanes that are there
-	neonWork, neonWork2 = 16, 17
+	neonMask = 31 // register with ones in the lanes that are there
+	neonWork = 16 // register
 )
 
 // The Go assembler does not know the arithmetic of vectors of float32 other than VFMLA and VFMLS. These are the words of
@@ -31,8 +31,10 @@ const (
 	fadd2d, fmla2d                 = 0x4e60d400, 0x4e60cc00
 
 	fsqrt4s, frintn4s, fcvtzs4s = 0x6ea1f800, 0x4e218800, 0x4ea1b800
-	fcvtl2d                     = 0x0e617800 // two float32 to float64
-	sshr4s1                     = 0x4f3f0400 // shift right by 1
+	fcvtl2d                     = 0x0e617800             // two float32 to float64
+	sshr4s1                     = 0x4f3f0400             // shift right by 1
+	shll4s16, shrn4h16          = 0x2e613800, 0x0f108400 // 16 bits to and from the upper half of 32
+	fcmeq4s                     = 0x4e20e400
 	faddpS, faddpD, fmaxnmvS    = 0x7e30d800, 0x7e70d800, 0x6e30c800
 )
 
@@ -51,7 +53,7 @@ func (v *neon) lanes() int { return 4 }
 // row writes one function: rounds of whole vectors, then whole vectors for what is left, and an incomplete one.
 func (v *neon) row(p *printer, f row) {
 	args, at := f.args()
-	v.elements = f.elements
+	v.current = f
 	p.function(f.name+"NEON", args)
 	for i, s := range f.slices {
 		p.op("MOVD %s_base+%d(FP), %s", s, 24*i, neonPointers[i])
@@ -92,8 +94,11 @@ func (v *neon) rounds(p *printer, f row) {
 	p.op("SUBS $%d, %s", f.steps*f.elements, neonLeft)
 	p.op("BGE %s", loop)
 	p.label(rest)
-	p.op("ADD $%d, %s", f.steps*f.elements, neonLeft)
 	v.step = 0
+	if f.whole {
+		return
+	}
+	p.op("ADD $%d, %s", f.steps*f.elements, neonLeft)
 	for i := range f.steps - 1 {
 		p.op("SUBS $%d, %s", f.elements, neonLeft)
 		p.op("BLT %s%d", part, i)
@@ -118,7 +123,7 @@ func (v *neon) rounds(p *printer, f row) {
 // advance moves the pointers on by a number of steps.
 func (v *neon) advance(p *printer, f row, steps int) {
 	for i := range f.slices {
-		p.op("ADD $%d, %s", 4*f.elements*steps, neonPointers[i])
+		p.op("ADD $%d, %s", f.size(i)*f.elements*steps, neonPointers[i])
 	}
 }
 
@@ -130,7 +135,7 @@ func (v *neon) mask(p *printer) {
 }
 
 func (v *neon) at(slice int) string {
-	return fmt.Sprintf("%d(%s)", 4*v.elements*v.step, neonPointers[slice])
+	return fmt.Sprintf("%d(%s)", v.current.size(slice)*v.current.elements*v.step, neonPointers[slice])
 }
 
 func (v *neon) load(p *printer, slice, d int, masked bool) {
@@ -173,6 +178,29 @@ func (v *neon) loadHalf(p *printer, slice, d int, masked bool) {
 		p.op("FMOVD %s, F%d", v.at(slice), d)
 	}
 	v.word2(p, "FCVTL.2D", fcvtl2d, d, d)
+}
+
+func (v *neon) loadBFloat16(p *printer, slice, d int) {
+	p.op("FMOVD %s, F%d", v.at(slice), d)
+	v.word2(p, "SHLL.4S #16", shll4s16, d, d)
+}
+
+func (v *neon) storeBFloat16(p *printer, slice, s int) {
+	v.word2(p, "SHRN.4H #16", shrn4h16, s, s)
+	p.op("FMOVD F%d, %s", s, v.at(slice))
+}
+
+func (v *neon) roundBFloat16(p *printer, d, temp, mask int) {
+	p.op("VUSHR $16, V%d.S4, V%d.S4", d, temp)
+	v.constant(p, "lastBit", neonWork)
+	p.op("VAND V%d.B16, V%d.B16, V%d.B16", neonWork, temp, temp)
+	v.constant(p, "belowHalf", neonWork)
+	p.op("VADD V%d.S4, V%d.S4, V%d.S4", neonWork, temp, temp)
+	p.op("VADD V%d.S4, V%d.S4, V%d.S4", d, temp, temp)
+	v.word3(p, "FCMEQ.4S", fcmeq4s, d, d, mask)
+	v.constant(p, "quiet", neonWork)
+	p.op("VORR V%d.B16, V%d.B16, V%d.B16", neonWork, d, d)
+	p.op("VBIT V%d.B16, V%d.B16, V%d.B16", mask, temp, d)
 }
 
 // tables writes the vector of each constant, one after the other, and the source of masks.

@@ -5,10 +5,12 @@ type row struct {
 	name    string
 	slices  []string // argument names in order; the first one's length counts
 	scalars []string // float32 arguments after the slices, in registers scalar(0), scalar(1)
+	sizes   []int    // bytes of the slices' elements; 4 each where there are none
 	result  int      // bytes of the number that the function returns, if any
 
-	elements int // elements of one step: the lanes, or half of them where they are widened to float64
-	steps    int // steps of one round, each with its own accumulator
+	elements int  // elements of one step: the lanes, or half of them where they are widened to float64
+	steps    int  // steps of one round, each with its own accumulator
+	whole    bool // the length is a multiple of a round
 	setup    func(p *printer)
 	// step computes one vector; masked says that not all of its lanes are there.
 	step   func(p *printer, accumulator int, masked bool)
@@ -25,13 +27,21 @@ func (f *row) args() (bytes, result int) {
 	return bytes, result
 }
 
+// size returns the bytes of an element of slice i.
+func (f *row) size(i int) int {
+	if f.sizes == nil {
+		return 4
+	}
+	return f.sizes[i]
+}
+
 // scalar returns the register of scalar argument i.
 func scalar(i int) int { return 14 - i }
 
 // vector writes the functions over rows.
 func vector(p *printer, v isa) {
 	v.tables(p)
-	for _, list := range [][]row{elementwise(v), fused(v), reductions(v), exponentials(v), optimizer(v)} {
+	for _, list := range [][]row{elementwise(v), fused(v), reductions(v), exponentials(v), optimizer(v), bfloat16s(v)} {
 		for _, f := range list {
 			f.steps = max(f.steps, 1)
 			if f.elements == 0 {

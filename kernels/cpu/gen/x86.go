@@ -79,6 +79,9 @@ func (v x86) rounds(p *printer, f row) {
 	p.op("SUBQ $%d, CX", f.steps*f.elements)
 	p.op("JGE %s", loop)
 	p.label(rest)
+	if f.whole {
+		return
+	}
 	p.op("ADDQ $%d, CX", f.steps*f.elements)
 	for i := range f.steps {
 		p.op("JLE %s", done)
@@ -137,6 +140,43 @@ func (v x86) store(p *printer, slice, s int, masked bool) {
 	default:
 		p.op("VMASKMOVPS %s, Y%d, %s", v.r(s), maskReg, at)
 	}
+}
+
+func (v x86) loadBFloat16(p *printer, slice, d int) {
+	p.op("VPMOVZXWD (%s)(AX*2), %s", pointers[slice], v.r(d))
+	p.op("VPSLLD $16, %s, %s", v.r(d), v.r(d))
+}
+
+func (v x86) storeBFloat16(p *printer, slice, s int) {
+	p.op("VPSRLD $16, %s, %s", v.r(s), v.r(s))
+	if v.wide {
+		p.op("VPMOVDW %s, (%s)(AX*2)", v.r(s), pointers[slice])
+		return
+	}
+	// The instruction packs each half of the register for itself.
+	p.op("VPACKUSDW %s, %s, %s", v.r(s), v.r(s), v.r(s))
+	p.op("VPERMQ $8, %s, %s", v.r(s), v.r(s))
+	p.op("VMOVUPS %s, (%s)(AX*2)", v.half(s), pointers[slice])
+}
+
+func (v x86) roundBFloat16(p *printer, d, temp, mask int) {
+	and, or := "VPAND", "VPOR"
+	if v.wide {
+		and, or = "VPANDD", "VPORD"
+	}
+	p.op("VPSRLD $16, %s, %s", v.r(d), v.r(temp))
+	v.opConst(p, and, "lastBit", temp, temp)
+	v.opConst(p, "VPADDD", "belowHalf", temp, temp)
+	v.op3(p, "VPADDD", d, temp, temp)
+	if v.wide {
+		p.op("VCMPPS $3, %s, %s, K1", v.r(d), v.r(d))
+		p.op("%s %s, %s, K1, %s", or, v.memory("quiet"), v.r(d), v.r(temp))
+		p.op("VMOVUPS %s, %s", v.r(temp), v.r(d))
+		return
+	}
+	p.op("VCMPPS $3, %s, %s, %s", v.r(d), v.r(d), v.r(mask))
+	v.opConst(p, or, "quiet", d, d)
+	p.op("VBLENDVPS %s, %s, %s, %s", v.r(mask), v.r(d), v.r(temp), v.r(d))
 }
 
 // table returns the name of a table of constants, which belongs to one file.

@@ -1,0 +1,143 @@
+package conformance
+
+import (
+	"encoding/binary"
+	"math"
+
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// Cast is the definition of kernels.Operators.Cast to BFloat16: y[i] = BFloat16(x[i]).
+func Cast(y, x []float64) {
+	for i := range y {
+		y[i] = BFloat16(x[i])
+	}
+}
+
+// BFloat16 returns the bfloat16 number nearest to x, the one with an even last place where two are: 8 bits of precision,
+// exponents of float32. Beyond the largest one it is an infinity.
+func BFloat16(x float64) float64 {
+	const largest = 0x1.fep127
+	if x == 0 || math.IsNaN(x) || math.IsInf(x, 0) {
+		return x
+	}
+	_, exponent := math.Frexp(x) // |x| in [0.5, 1) * 2^exponent
+	lastPlace := math.Ldexp(1, max(exponent, -125)-8)
+	y := math.RoundToEven(x/lastPlace) * lastPlace
+	if math.Abs(y) > largest {
+		return math.Inf(int(math.Copysign(1, y)))
+	}
+	return y
+}
+
+// toBFloat16 returns the bits of numbers that bfloat16 holds exactly.
+func toBFloat16(values []float64) []uint16 {
+	bits := make([]uint16, len(values))
+	for i, v := range values {
+		bits[i] = uint16(math.Float32bits(float32(v)) >> 16)
+	}
+	return bits
+}
+
+func fromBFloat16(raw []byte) []float64 {
+	values := make([]float64, len(raw)/2)
+	for i := range values {
+		values[i] = float64(math.Float32frombits(uint32(binary.NativeEndian.Uint16(raw[2*i:])) << 16))
+	}
+	return values
+}
+
+// bfloat16Input is input of BFloat16 numbers, some of them subnormal.
+func (s *suite) bfloat16Input(l layout, shape ...int) operand {
+	s.t.Helper()
+	x := s.input(l, shape...).values()
+	return s.operand(device.BFloat16, l, func(i int) float64 {
+		if i%89 == 7 {
+			return BFloat16(x[i] * 0x1p-128)
+		}
+		return BFloat16(x[i])
+	}, shape...)
+}
+
+func testCast(s *suite) {
+	for _, n := range shapes() {
+		for _, l := range layouts() {
+			x, y := s.input(l, n.rows, n.width), s.output(device.BFloat16, layout{pad: 5}, n.rows, n.width)
+			want := make([]float64, y.Len())
+			Cast(want, x.values())
+			s.d.Cast(s.s, y.Tensor, x.Tensor)
+			s.check("Cast to bfloat16", y, want, tolerance{})
+
+			narrow, wide := s.bfloat16Input(l, n.rows, n.width), s.output(device.Float32, layout{pad: 2}, n.rows, n.width)
+			s.d.Cast(s.s, wide.Tensor, narrow.Tensor)
+			s.check("Cast to float32", wide, narrow.values(), tolerance{})
+		}
+	}
+	s.castEdges()
+	heads, dense := s.input(layout{pad: 3, inner: 2}, 2, 3, 4, 5), s.output(device.BFloat16, layout{}, 2, 3, 4, 5)
+	want := make([]float64, dense.Len())
+	Cast(want, heads.values())
+	s.d.Cast(s.s, dense.Tensor, heads.Tensor)
+	s.check("Cast of heads", dense, want, tolerance{})
+}
+
+// castEdges casts what lies at and beside the points where rounding changes: ties with an even and an odd last place, the
+// ends of the range, subnormal numbers, NaNs of which only the lowest bits are set.
+func (s *suite) castEdges() {
+	var x []float64
+	for _, high := range []uint32{0x0000, 0x0001, 0x007f, 0x0080, 0x3f80, 0x3f81, 0x7f7e, 0x7f7f, 0x7f80} {
+		for _, low := range []uint32{0, 1, 0x7fff, 0x8000, 0x8001, 0xffff} {
+			v := float64(math.Float32frombits(high<<16 | low))
+			x = append(x, v, -v)
+		}
+	}
+	from, to := s.operand(device.Float32, layout{}, func(i int) float64 { return x[i] }, len(x)), s.output(device.BFloat16, layout{}, len(x))
+	want := make([]float64, len(x))
+	Cast(want, x)
+	s.d.Cast(s.s, to.Tensor, from.Tensor)
+	s.check("Cast of edges", to, want, tolerance{})
+}
+
+// testMatMulBFloat16 has one operand of BFloat16, or both. What it compares with besides the twin is the product of the
+// operands cast to float32, whose bits it must have.
+func testMatMulBFloat16(s *suite) {
+	for _, n := range [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {67, 131, 300}, {3, 0, 4}, {3, 4, 0}} {
+		for bits := range 8 {
+			o := kernels.MatMulOptions{TransA: bits&1 != 0, TransB: bits&2 != 0, Accumulate: bits&4 != 0}
+			for _, l := range layouts() {
+				s.matMulBFloat16(n[0], n[1], n[2], l, o, true, false)
+				s.matMulBFloat16(n[0], n[1], n[2], l, o, false, true)
+				s.matMulBFloat16(n[0], n[1], n[2], l, o, true, true)
+			}
+		}
+	}
+}
+
+func (s *suite) matMulBFloat16(m, n, k int, l layout, o kernels.MatMulOptions, narrowA, narrowB bool) {
+	s.t.Helper()
+	input := func(narrow bool, l layout, trans bool, rows, cols int) operand {
+		if trans {
+			rows, cols = cols, rows
+		}
+		if narrow {
+			return s.bfloat16Input(l, rows, cols)
+		}
+		return s.input(l, rows, cols)
+	}
+	a, b := input(narrowA, l, o.TransA, m, k), input(narrowB, layout{pad: l.pad}, o.TransB, k, n)
+	c := s.target(o.Accumulate, layout{pad: 5}, m, n)
+	want := c.values()
+	MatMul(want, a.values(), b.values(), m, n, k, o.TransA, o.TransB, o.Accumulate)
+	s.d.MatMul(s.s, c.Tensor, a.Tensor, b.Tensor, o)
+	s.check("MatMul c", c, want, tolerance{absolute: ulp * float64(4*k+4)})
+
+	wide := func(x operand) operand {
+		v := x.values()
+		return s.operand(device.Float32, layout{}, func(i int) float64 { return v[i] }, x.Dims()...)
+	}
+	start := c.values()
+	same := s.operand(device.Float32, layout{}, func(i int) float64 { return start[i] }, m, n)
+	s.d.MatMul(s.s, same.Tensor, wide(a).Tensor, wide(b).Tensor, o)
+	s.check("MatMul c of float32 operands", same, c.elements(s.memoryNow(c)), tolerance{})
+}
