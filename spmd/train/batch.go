@@ -1,6 +1,10 @@
 package train
 
 import (
+	"fmt"
+	"strings"
+
+	"lockstep/spmd/config"
 	"lockstep/spmd/data"
 	"lockstep/spmd/mesh"
 	"lockstep/spmd/pipeline"
@@ -38,6 +42,23 @@ func (t *Trainer) labels(d *data.Dataset, step int) (int64, error) {
 		t.Log.Warn("a batch has no label token, only ends of documents: its loss counts as 0 and it has no gradient", "batch", step+1)
 	}
 	return tokens - masked, err
+}
+
+// describeDocuments says what stops at the ends of documents, "" where nothing does.
+func describeDocuments(d config.Data) string {
+	var stops []string
+	for _, stop := range []struct {
+		on   bool
+		what string
+	}{{d.ResetAttentionMask, "attention"}, {d.ResetPositionIDs, "positions"}, {d.EODMaskLoss, "loss"}} {
+		if stop.on {
+			stops = append(stops, stop.what)
+		}
+	}
+	if stops == nil {
+		return ""
+	}
+	return fmt.Sprintf("each ends with token %d, where these end too: %s", d.EOD, strings.Join(stops, ", "))
 }
 
 // mean returns the mean over n label tokens, 0 where there are none.

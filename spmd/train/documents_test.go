@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"lockstep/kernels/cpu"
+	"lockstep/spmd/train"
 )
 
 // TestEachMaskMatters makes one step with none of the masks and with each alone. The golden runs have all three, where
@@ -24,6 +28,34 @@ func TestEachMaskMatters(t *testing.T) {
 		}
 		if masked := k < tokens; masked != (key == "data.eod_mask_loss=true") {
 			t.Errorf("%s: %d label tokens, %d without", key, k, tokens)
+		}
+	}
+}
+
+// TestDescribeDocuments checks that the run says what stops at the ends of documents, and nothing where nothing does.
+func TestDescribeDocuments(t *testing.T) {
+	dev, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	for _, c := range []struct {
+		overrides []string
+		want      string
+	}{
+		{nil, ""},
+		{documentMasks, "documents  each ends with token 256, where these end too: attention, positions, loss\n"},
+		{documentMasks[:2], "documents  each ends with token 256, where these end too: attention\n"},
+	} {
+		config, _ := loadConfig(t, layoutText("llama", filepath.Join(t.TempDir(), "out"), 8), 1, c.overrides...)
+		layout, err := train.NewLayout(dev, config, 0, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		layout.Describe(&b)
+		if c.want == "" && strings.Contains(b.String(), "documents") || !strings.Contains(b.String(), c.want) {
+			t.Errorf("%q: got\n%s\nwant the line %q", c.overrides, b.String(), c.want)
 		}
 	}
 }

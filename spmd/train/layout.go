@@ -171,6 +171,9 @@ func (l *Layout) Describe(w io.Writer) {
 	if c.Run.Mode != "evaluate" {
 		line("run", "%d steps x %s = %s tokens", c.Train.Steps, count(int(c.TokensPerStep())), count(c.Train.Steps*int(c.TokensPerStep())))
 	}
+	if text := describeDocuments(c.Data); text != "" {
+		line("documents", "%s", text)
+	}
 	promise := map[string]string{
 		"layout": fmt.Sprintf("the same bits on up to %d data ranks, with any number of threads", l.Lanes),
 		"run":    "the same bits for a repeat on the same ranks", "off": "no promise of equal bits",
