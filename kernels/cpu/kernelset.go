@@ -38,7 +38,7 @@ type kernelSet struct {
 	dot func(x, y []float32) float32
 	// dot3 returns the sum of x[i] * y[i] * z[i], in the order of dot.
 	dot3 func(x, y, z []float32) float32
-	// sumSquares returns the sum of x[i]^2 in float64. Element i is added to lane i mod 16, then the lanes by halves.
+	// sumSquares returns the sum of x[i]^2 in float64. Element i is added to lane i mod 32, then the lanes by halves.
 	sumSquares func(x []float32) float64
 	// max returns the largest element, -Inf where there is none. NaNs are passed over: expSum makes up for it.
 	max func(x []float32) float32

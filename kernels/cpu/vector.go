@@ -70,9 +70,9 @@ func dot3Generic(x, y, z []float32) float32 {
 }
 
 func sumSquaresGeneric(x []float32) float64 {
-	var lane [16]float64
+	var lane [32]float64
 	for i, v := range x {
-		lane[i%16] += float64(float64(v) * float64(v))
+		lane[i%32] += float64(float64(v) * float64(v))
 	}
 	return addHalves(lane[:])
 }

@@ -129,6 +129,9 @@ func TestReductionRows(t *testing.T) {
 			near(t, fmt.Sprintf("dot of %d", n), float64(s.dot(x, y)), dot, size, 8*ulp)
 			near(t, fmt.Sprintf("dot3 of %d", n), float64(s.dot3(x, y, z)), dot3, size3, 8*ulp)
 			near(t, fmt.Sprintf("sumSquares of %d", n), s.sumSquares(x), squares, squares, 1e-14)
+			if s.sumSquares(x) != sumSquaresGeneric(x) {
+				t.Fatalf("sumSquares of %d is not that of plain Go, although squares are exact in float64", n)
+			}
 			near(t, fmt.Sprintf("max of %d", n), float64(s.max(x)), best, 0, 0)
 			negative := slices.Clone(x)
 			for i := range negative {

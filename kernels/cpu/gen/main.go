@@ -15,8 +15,8 @@ import (
 )
 
 // An isa is one kind of vector instructions. Its methods print the instructions for one operation on vectors of float32;
-// numbers are those of vector registers, of which 0 to 14 belong to the descriptions. The last arguments named const are
-// the names of constants.
+// numbers are those of vector registers, of which 0 to 14 belong to the descriptions, 0 to 16 where registers have 4 lanes.
+// The last arguments named const are the names of constants.
 type isa interface {
 	// lanes returns the float32 lanes of a register.
 	lanes() int

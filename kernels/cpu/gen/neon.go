@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// neon is arm64's Advanced SIMD, which every arm64 processor has. Registers hold 4 lanes. Registers 0 to 14 are those of
-// the descriptions, the ones from 16 on hold what an operation needs for itself.
+// neon is arm64's Advanced SIMD, which every arm64 processor has. Registers hold 4 lanes. Registers 0 to 16 are those of
+// the descriptions, the ones from 18 on hold what an operation needs for itself.
 type neon struct {
 	current row // being written
 	step    int // of the round being written
@@ -20,7 +20,7 @@ const (
 	neonLeft, neonTable, neonTemp, neonTemp2 = "R5", "R6", "R7", "R8"
 
 	neonMask = 31 // register with ones in the lanes that are there
-	neonWork = 16 // register
+	neonWork = 18 // register
 )
 
 // The Go assembler does not know the arithmetic of vectors of float32 other than VFMLA and VFMLS. These are the words of

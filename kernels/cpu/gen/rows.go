@@ -105,7 +105,7 @@ func scaledProduct(p *printer, v isa, a int, masked bool) {
 // reductions lists the functions that return a number and need no exponential. Accumulators start at register 0.
 func reductions(v isa) []row {
 	const temp, other = 8, 9
-	steps := 32 / v.lanes()
+	steps, steps64 := 32/v.lanes(), 64/v.lanes() // 32 lanes each
 	halves := func(p *printer) { v.addHalves(p, steps) }
 	return []row{
 		{name: "dot", slices: []string{"x", "y"}, result: 4, steps: steps, setup: clear(v, steps), finish: halves,
@@ -122,11 +122,11 @@ func reductions(v isa) []row {
 				v.load(p, 2, temp, m)
 				v.fma(p, other, temp, sum)
 			}},
-		{name: "sumSquares", slices: []string{"x"}, result: 8, elements: v.lanes() / 2, steps: steps, setup: clear(v, steps),
-			finish: func(p *printer) { v.addHalves64(p, steps) },
+		{name: "sumSquares", slices: []string{"x"}, result: 8, elements: v.lanes() / 2, steps: steps64, setup: clear(v, steps64),
+			finish: func(p *printer) { v.addHalves64(p, steps64) },
 			step: func(p *printer, sum int, m bool) {
-				v.loadHalf(p, 0, temp, m)
-				v.fma64(p, temp, temp, sum)
+				v.loadHalf(p, 0, steps64, m)
+				v.fma64(p, steps64, steps64, sum)
 			}},
 		{name: "max", slices: []string{"x"}, result: 4, steps: steps,
 			setup: func(p *printer) {

@@ -114,6 +114,10 @@ func (v x86) mask(p *printer, elements int) {
 func (v x86) load(p *printer, slice, d int, masked bool) { v.loadTo(p, slice, v.r(d), masked) }
 
 func (v x86) loadHalf(p *printer, slice, d int, masked bool) {
+	if !masked {
+		p.op("VCVTPS2PD (%s)(AX*4), %s", pointers[slice], v.r(d))
+		return
+	}
 	v.loadTo(p, slice, v.half(d), masked)
 	p.op("VCVTPS2PD %s, %s", v.half(d), v.r(d))
 }
