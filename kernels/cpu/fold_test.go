@@ -96,3 +96,18 @@ func BenchmarkSumFloat32(b *testing.B) {
 		})
 	}
 }
+
+func TestSumsAllocateNothing(t *testing.T) {
+	src := make([][]byte, 5)
+	for i := range src {
+		src[i] = make([]byte, 4<<10)
+	}
+	for _, n := range []int{2, 5} {
+		if allocations := testing.AllocsPerRun(10, func() {
+			SumFloat32(src[:n], src[:n])
+			SumFloat64(src[:n], src[:n])
+		}); allocations != 0 {
+			t.Errorf("%d sources: %v allocations", n, allocations)
+		}
+	}
+}

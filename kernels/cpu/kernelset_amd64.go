@@ -19,6 +19,15 @@ func kernelSets() []*kernelSet {
 	return sets
 }
 
+// fastAdd is kernelSet.add for work without a Device.
+func fastAdd(y, a, b []float32) {
+	if cpufeatures.X86.HasAVX2 {
+		addAVX2(y, a, b)
+	} else {
+		addGeneric(y, a, b)
+	}
+}
+
 // avx2Set needs AVX2, FMA and BMI2: Intel's Haswell (2013), AMD's Zen (2017) and what came after them.
 func avx2Set() *kernelSet {
 	return &kernelSet{
