@@ -27,23 +27,23 @@ func TestExitStatus(t *testing.T) {
 		{"all well", time.Minute, []string{"*:exit:0"}, 0, ""},
 		{
 			"one fails, others must be asked", time.Minute, []string{"1:exit:3", "*:catch", "*:finish"}, 3,
-			"launch: rank 1 has failed and ranks 0,2 still run: asked them to end\n" +
+			"launch: rank 1 has failed: asked ranks 0,2 to end\n" +
 				"launch: rank 1 failed first: exit status 3\n",
 		},
 		{
 			"one is killed", time.Minute, []string{"*:catch", "2:kill:1", "*:finish"}, 128 + 1,
-			"launch: rank 2 has failed and ranks 0-1 still run: asked them to end\n" +
+			"launch: rank 2 has failed: asked ranks 0-1 to end\n" +
 				"launch: rank 2 failed first: killed by signal 1 (SIGHUP)\n",
 		},
 		{
 			"others cannot be asked", 200 * time.Millisecond, []string{"0:exit:4", "*:block"}, 4,
-			"launch: rank 0 has failed and ranks 1-2 still run: asked them to end\n" +
+			"launch: rank 0 has failed: asked ranks 1-2 to end\n" +
 				"launch: ranks 1-2 did not end when asked: killing\n" +
 				"launch: rank 0 failed first: exit status 4\n",
 		},
 		{
 			"others are suspended", 200 * time.Millisecond, []string{"1:kill:19", "0:exit:4", "*:block"}, 4,
-			"launch: rank 0 has failed and ranks 1-2 still run",
+			"launch: rank 0 has failed: asked ranks 1-2 to end",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -139,7 +139,7 @@ func (j *job) escalate() {
 	switch j.phase {
 	case settling:
 		j.askAll(j.timing.terminate)
-		j.console.say("rank %d has failed and %s still run: asked them to end", j.failed[0].number, j.leftText())
+		j.console.say("rank %d has failed: asked %s to end", j.failed[0].number, j.leftText())
 	case asked:
 		j.console.say("%s did not end when asked: killing", j.leftText())
 		j.killAll()

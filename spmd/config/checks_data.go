@@ -61,6 +61,9 @@ func (l *loader) checkData(o LoadOptions) {
 	if !l.usable("data.paths") || len(l.config.Data.Paths) == 0 {
 		return
 	}
+	if l.config.Run.Mode == "evaluate" && len(l.config.Data.ValidationPaths) > 0 {
+		return // data.paths is not read
+	}
 	training := l.config.TrainingData(o)
 	if !l.usable("data.validation_paths") {
 		training.Exclude = nil
