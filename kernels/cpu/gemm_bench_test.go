@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"lockstep/kernels"
 	"lockstep/kernels/conformance"
@@ -25,27 +26,102 @@ func BenchmarkTile(b *testing.B) {
 	}
 }
 
-// BenchmarkMatMul runs the three products of a linear layer of n outputs and k inputs on m tokens.
-func BenchmarkMatMul(b *testing.B) {
-	for _, shape := range [][3]int{{2048, 192, 192}, {2048, 768, 192}, {2048, 192, 768}, {1024, 1024, 1024}} {
-		m, n, k := shape[0], shape[1], shape[2]
-		for _, set := range kernelSets() {
-			d, s := open(b, set.name, 1)
-			x, w, y := strided(b, d, s, noise(m*k, 1, 1), 0, m, k), strided(b, d, s, noise(n*k, 2, 1), 0, n, k), strided(b, d, s, noise(m*n, 3, 1), 0, m, n)
-			name := fmt.Sprintf("%dx%dx%d/%s", m, n, k, set.name)
-			measure := func(product string, c, p, q kernels.Tensor, o kernels.MatMulOptions) {
-				b.Run(name+"/"+product, func(b *testing.B) {
-					for b.Loop() {
-						d.MatMul(s, c, p, q, o)
-					}
-					reportRate(b, 2*float64(m)*float64(n)*float64(k))
-				})
-			}
-			measure("forward", y, x, w, kernels.MatMulOptions{TransB: true})
-			measure("input", x, y, w, kernels.MatMulOptions{})
-			measure("weight", w, y, x, kernels.MatMulOptions{TransA: true, Accumulate: true})
+// A layer is a linear layer of the given outputs and inputs on a number of tokens.
+type layer struct {
+	name                    string
+	tokens, outputs, inputs int
+}
+
+// benchLayers are squares, and the layers of three models on 1024 tokens: the fused projections of q, k and v, the output
+// projection, gate and up, down, and the output head.
+func benchLayers() []layer {
+	layers := []layer{{"square", 512, 512, 512}, {"square", 1024, 1024, 1024}, {"square", 2048, 2048, 2048}}
+	for _, m := range []struct {
+		name                        string
+		hidden, qkv, attention, ffn int
+	}{{"llama-15m", 288, 864, 288, 768}, {"qwen3-42m", 512, 1024, 512, 1536}, {"llama-110m", 768, 2304, 768, 2048}} {
+		for _, s := range [][2]int{{m.qkv, m.hidden}, {m.hidden, m.attention}, {2 * m.ffn, m.hidden}, {m.hidden, m.ffn}, {32000, m.hidden}} {
+			layers = append(layers, layer{m.name, 1024, s[0], s[1]})
 		}
 	}
+	return layers
+}
+
+// BenchmarkMatMul runs the three products of linear layers, on one or two threads: forward y = x w^T, input dx = dy w, and
+// weight dw += dy^T x. It reports GFLOP/s and the share of the multiply-adds that as many threads do on registers alone.
+func BenchmarkMatMul(b *testing.B) {
+	for _, set := range KernelSets() {
+		for _, l := range benchLayers() {
+			for threads := 1; threads <= 2; threads++ {
+				name := fmt.Sprintf("%s/%s/%dx%dx%d/threads=%d", set, l.name, l.tokens, l.outputs, l.inputs, threads)
+				b.Run(name, func(b *testing.B) { l.bench(b, set, threads) })
+			}
+		}
+	}
+}
+
+func (l layer) bench(b *testing.B, set string, threads int) {
+	d, s := open(b, set, threads)
+	x, w := benchMatrix(b, d, l.tokens, l.inputs), benchMatrix(b, d, l.outputs, l.inputs)
+	y, dw := benchMatrix(b, d, l.tokens, l.outputs), benchMatrix(b, d, l.outputs, l.inputs)
+	for _, p := range []struct {
+		name    string
+		c, a, b kernels.Tensor
+		o       kernels.MatMulOptions
+	}{
+		{"forward", y, x, w, kernels.MatMulOptions{TransB: true}},
+		{"input", x, y, w, kernels.MatMulOptions{}},
+		{"weight", dw, y, x, kernels.MatMulOptions{TransA: true, Accumulate: true}},
+	} {
+		b.Run(p.name, func(b *testing.B) {
+			peak := peakRate(d)
+			d.MatMul(s, p.c, p.a, p.b, p.o) // touches the memory
+			b.ResetTimer()
+			for b.Loop() {
+				d.MatMul(s, p.c, p.a, p.b, p.o)
+			}
+			rate := reportRate(b, 2*float64(l.tokens)*float64(l.outputs)*float64(l.inputs))
+			if peak > 0 {
+				b.ReportMetric(100*rate/peak, "%peak")
+			}
+		})
+	}
+	if err := s.Synchronize(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchMatrix returns a matrix of a few repeated values: making random ones for the largest takes longer than the products.
+func benchMatrix(b *testing.B, d *Device, rows, cols int) kernels.Tensor {
+	o := operands{b, d}
+	t := o.tensor(device.Float32, rows, cols)
+	values, pattern := f32(t), noise(997, 1, 1)
+	for len(values) > 0 {
+		values = values[copy(values, pattern):]
+	}
+	return t
+}
+
+// peakRate returns the GFLOP/s of all threads' multiply-adds on registers, the best of a few runs of some milliseconds; 0
+// where the kernel set has no such loop.
+func peakRate(d *Device) float64 {
+	t, best := &d.set.tile, 0.0
+	if t.peak == nil {
+		return 0
+	}
+	const kc, partsPerThread = 2000, 50
+	parts := partsPerThread * len(d.pool.workers)
+	for range 5 {
+		start := time.Now()
+		d.parallel(&call{}, parts, func(d *Device, _ *call, _ *worker, from, to int) {
+			for range to - from {
+				d.set.tile.peak(kc)
+			}
+		})
+		flops := 2 * float64(kc) * float64(parts) * float64(t.a.width*t.b.width)
+		best = max(best, flops/time.Since(start).Seconds()/1e9)
+	}
+	return best
 }
 
 // BenchmarkAttention counts the products of both passes over the whole square of scores, half of them where it is causal.
@@ -91,6 +167,8 @@ func BenchmarkAttention(b *testing.B) {
 	}
 }
 
-func reportRate(b *testing.B, flops float64) {
-	b.ReportMetric(flops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+func reportRate(b *testing.B, flops float64) float64 {
+	rate := flops * float64(b.N) / b.Elapsed().Seconds() / 1e9
+	b.ReportMetric(rate, "GFLOP/s")
+	return rate
 }

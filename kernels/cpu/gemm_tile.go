@@ -16,6 +16,9 @@ type tileKernels struct {
 	//		if accumulate { c[i*ldc+j] += sum } else { c[i*ldc+j] = sum }
 	//	}
 	multiply func(kc int, a, b, c *float32, ldc int, accumulate bool)
+	// peak does as many multiply-adds as multiply, on registers alone: what benchmarks take for the limit. kc is not 0. nil
+	// in the generic set.
+	peak func(kc int)
 }
 
 // panelKernels pack one whole panel, kc deep, from a matrix whose rows are lds elements apart.

@@ -8,6 +8,8 @@ package cpu
 //go:noescape
 func multiplyAVX2(kc int, a, b, c *float32, ldc int, accumulate bool)
 
+func peakAVX2(kc int)
+
 //go:noescape
 func copyAAVX2(kc int, dst, src *float32, lds int)
 
@@ -61,6 +63,8 @@ func siluMulBackwardAVX2(dgate, dup, dy, gate, up []float32)
 
 //go:noescape
 func multiplyAVX512(kc int, a, b, c *float32, ldc int, accumulate bool)
+
+func peakAVX512(kc int)
 
 //go:noescape
 func copyAAVX512(kc int, dst, src *float32, lds int)

@@ -8,6 +8,8 @@ package cpu
 //go:noescape
 func multiplyNEON(kc int, a, b, c *float32, ldc int, accumulate bool)
 
+func peakNEON(kc int)
+
 //go:noescape
 func copyANEON(kc int, dst, src *float32, lds int)
 

@@ -5,6 +5,7 @@ const neonRows, neonCols = 8, 12
 
 func (v *neon) gemm(p *printer) {
 	v.multiply(p)
+	v.peak(p)
 	for _, operand := range []struct {
 		name  string
 		width int
@@ -94,6 +95,27 @@ func (v *neon) storeTile(p *printer, accumulate bool) {
 			p.op("ADD R4, R3")
 		}
 	}
+	p.op("RET")
+}
+
+// peak writes
+//
+//	func peakNEON(kc int)
+//
+// the multiply-adds of the tile kernel, on registers that hold zeros.
+func (v *neon) peak(p *printer) {
+	p.function("peakNEON", 8)
+	p.op("MOVD kc+0(FP), R0")
+	for i := range 32 {
+		v.zero(p, i)
+	}
+	p.op("PCALIGN $16")
+	p.label("peak")
+	for i := range neonRows * neonCols / 4 {
+		v.fmaLane(p, 0, 1, 0, 8+i)
+	}
+	p.op("SUBS $1, R0")
+	p.op("BNE peak")
 	p.op("RET")
 }
 

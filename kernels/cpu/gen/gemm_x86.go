@@ -8,6 +8,7 @@ func (v x86) tileCols() int { return 2 * v.width }
 
 func (v x86) gemm(p *printer) {
 	v.multiply(p)
+	v.peak(p)
 	v.copyPanel(p, "A", v.tileRows())
 	v.copyPanel(p, "B", v.tileCols())
 	v.transposePanel(p, "A", v.tileRows())
@@ -106,6 +107,28 @@ func (v x86) storeTile(p *printer, accumulate bool) {
 // sum returns the register of the tile's row i, vector j. firstSum is the number of the first one.
 func (v x86) sum(i, j int) string { return v.r(v.firstSum() + 2*i + j) }
 func (v x86) firstSum() int       { return map[bool]int{false: 4, true: 8}[v.wide] }
+
+// peak writes
+//
+//	func peakX(kc int)
+//
+// the multiply-adds of the tile kernel, on registers that hold zeros.
+func (v x86) peak(p *printer) {
+	sums := 2 * v.tileRows()
+	p.function("peak"+v.name, 8)
+	p.op("MOVQ kc+0(FP), CX")
+	for i := range v.firstSum() + sums {
+		v.zero(p, i)
+	}
+	p.op("PCALIGN $32")
+	p.label("peak")
+	for i := range sums {
+		v.fma(p, 0, 1, v.firstSum()+i)
+	}
+	p.op("DECQ CX")
+	p.op("JNZ peak")
+	v.end(p)
+}
 
 // packArgs loads the arguments of
 //
