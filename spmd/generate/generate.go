@@ -59,13 +59,13 @@ func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok To
 	}()
 	logits, err := dec.Prompt(ids)
 	numbers := random.New(o.Seed, "generate", prompt)
+	var text []byte
 	for i := len(ids); err == nil; i++ {
 		id := sample(logits, o, numbers.Float64(uint64(i)))
 		if id == o.EOD {
 			return nil
 		}
-		text, err := tok.Decode(nil, []int32{id})
-		if err != nil {
+		if text, err = tok.Decode(text[:0], []int32{id}); err != nil {
 			return err
 		}
 		if _, err := w.Write(text); err != nil {
