@@ -12,10 +12,16 @@ import (
 // depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
 const (
 	blockK = 256
-	// tileRows and tileCols bound the block of C that is one part of the work.
-	tileRows, tileCols = 240, 512
-	// tileMin is the side below which a block of C is not cut any further to give all threads work.
-	tileMin = 64
+	// blockRows is how many rows of op(A) are packed at a time: with blockK they fill a quarter of a second-level cache of
+	// 1 MiB.
+	blockRows = 240
+	// maxRows bounds the rows of a part: its block of C is read and written once for each block of K.
+	maxRows = 5 * blockRows
+	// maxCols bounds the columns of a part, and so the packed block of op(B). That one comes from the third-level cache, but
+	// each panel of it stays in the first-level cache while it is multiplied with all of the block of op(A).
+	maxCols = 2048
+	// partMin is the side below which a part is not cut any further to give all threads work.
+	partMin = 64
 	// partWork is the number of multiply-adds, some ten microseconds' worth, below which a part is not cut any further:
 	// waking a thread takes a few microseconds itself.
 	partWork = 1 << 20
@@ -30,12 +36,12 @@ func (d *Device) MatMul(s device.Stream, c, a, b kernels.Tensor, o kernels.MatMu
 	d.launch(s, kernels.CheckMatMul(c, a, b, o), k)
 }
 
-// A product is MatMul's problem and how it is cut into parts.
+// A product is MatMul's problem and how it is cut into parts, which are blocks of C.
 type product struct {
 	m, n, k        int
 	transA, transB bool
 	accumulate     bool
-	rows, cols     int // of a part: a block of C
+	rows, cols     int // of a part
 	down, across   int // parts
 }
 
@@ -53,13 +59,13 @@ func newProduct(d *Device, c *call) product {
 
 // cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
 func (p *product) cut(threads, mr, nr int) {
-	rows, cols := min(tileRows, p.m), min(tileCols, p.n)
+	rows, cols := min(maxRows, p.m), min(maxCols, p.n)
 	few := func() bool { return partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads }
-	for threads > 1 && few() && max(rows, cols) > tileMin && rows*cols*p.k > partWork {
+	for threads > 1 && few() && max(rows, cols) > partMin && rows*cols*p.k > partWork {
 		if cols >= rows {
-			cols = max(cols/2, tileMin)
+			cols = max(cols/2, partMin)
 		} else {
-			rows = max(rows/2, tileMin)
+			rows = max(rows/2, partMin)
 		}
 	}
 	p.rows, p.down = even(p.m, rows, mr)
@@ -84,12 +90,13 @@ func matMulParts(d *Device, c *call, w *worker, from, to int) {
 	p := newProduct(d, c)
 	for part := from; part < to; part++ {
 		i, j := part%p.down*p.rows, part/p.down*p.cols
-		p.block(d.set, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
+		p.part(d.set, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
 	}
 }
 
-// block computes the rows x cols block of C at (i, j).
-func (p *product) block(set *kernelSet, call *call, w *worker, i, j, rows, cols int) {
+// part computes the rows x cols block of C at (i, j). A block of op(B), blockK deep, is packed once for all rows, and then
+// one block of op(A) after the other.
+func (p *product) part(set *kernelSet, call *call, w *worker, i, j, rows, cols int) {
 	c, ldc := f32(call.args[0]), call.args[0].Stride[0]
 	c = c[i*ldc+j:]
 	if p.k == 0 && !p.accumulate {
@@ -98,16 +105,20 @@ func (p *product) block(set *kernelSet, call *call, w *worker, i, j, rows, cols 
 		}
 	}
 	t, depth := &set.tile, min(blockK, p.k)
+	height, _ := even(rows, blockRows, t.a.width)
 	s := scratch{free: w.scratch}
 	edge := s.take(t.a.width * t.b.width)
-	packedA, packedB := s.take(t.a.size(rows, depth)), s.take(t.b.size(cols, depth))
-	wide := s.take(max(wideElements, rows, cols, t.a.width*depth, t.b.width*depth))
+	packedA, packedB := s.take(t.a.size(height, depth)), s.take(t.b.size(cols, depth))
+	wide := s.take(max(wideElements, height, cols, t.a.width*depth, t.b.width*depth))
 	a, b := newSource(call.args[1], p.transA), newSource(call.args[2], p.transB)
 	for k := 0; k < p.k; k += blockK {
 		kc := min(blockK, p.k-k)
 		b.pack(set, &t.b, packedB, k, j, b.trans, cols, kc, wide)
-		a.pack(set, &t.a, packedA, i, k, !a.trans, rows, kc, wide)
-		t.multiplyPanels(c, ldc, rows, cols, packedA, packedB, kc, p.accumulate || k > 0, edge)
+		for r := 0; r < rows; r += height {
+			n := min(height, rows-r)
+			a.pack(set, &t.a, packedA, i+r, k, !a.trans, n, kc, wide)
+			t.multiplyPanels(c[r*ldc:], ldc, n, cols, packedA, packedB, kc, p.accumulate || k > 0, edge)
+		}
 	}
 }
 

@@ -41,8 +41,20 @@ func (p *panelKernels) size(n, kc int) int { return roundUp(n, p.width) * kc }
 // and src[k*lds+i] otherwise: deep says that k runs along the rows of the matrix in memory. The last panel is filled up
 // with zeros.
 func (p *panelKernels) pack(dst, src []float32, lds int, deep bool, n, kc int) {
-	p.packInto(dst[:p.size(n, kc)], src, lds, deep, n, kc, p.width*kc)
+	dst = dst[:p.size(n, kc)]
+	if deep {
+		p.packInto(dst, src, lds, true, n, kc, p.width*kc)
+		return
+	}
+	for k := 0; k < kc; k += packRows {
+		p.packInto(dst[k*p.width:], src[k*lds:], lds, false, n, min(packRows, kc-k), p.width*kc)
+	}
 }
+
+// packRows is how many rows of a matrix go to all panels before the next ones. All kc rows of a panel at once would take a
+// few words from each of many lines of the cache, which lie in one set of it where the stride is a power of two, and would
+// have to fetch them again for the next panel.
+const packRows = 8
 
 // packInto is pack to panels that start step elements apart, and may be deeper than kc.
 func (p *panelKernels) packInto(dst, src []float32, lds int, deep bool, n, kc, step int) {

@@ -173,51 +173,57 @@ func (v x86) mover(n, i int) ([2]string, int) {
 	}
 }
 
-// transposePanel writes panelKernels.transpose for one width: groups of four rows (two, for what is left), four columns
-// at a time. A group's four rows are at SI, SI+R8, SI+2*R8 and SI+R9.
+// transposePanel writes panelKernels.transpose for one width: groups of as many rows as a register holds, or of what is
+// left, four columns at a time.
 func (v x86) transposePanel(p *printer, operand string, width int) {
 	p.function("transpose"+operand+v.name, 32)
 	v.packArgs(p)
 	p.op("LEAQ (R8)(R8*2), R9")
-	for i := 0; i < width; i += 4 {
-		rows := min(4, width-i)
-		p.op("MOVQ SI, R10")
+	for i := 0; i < width; {
+		rows := v.width
+		for rows > width-i {
+			rows /= 2
+		}
+		p.op("MOVQ SI, %s", quads[0])
+		for q := 1; q < rows/4; q++ {
+			p.op("LEAQ (%s)(R8*4), %s", quads[q-1], quads[q])
+		}
 		p.op("MOVQ DI, R11")
 		p.op("MOVQ CX, R12")
 		v.transposeRows(p, rows, 4*width)
-		if i+4 < width {
-			p.op("LEAQ (SI)(R8*4), SI")
-			p.op("ADDQ $16, DI")
+		if i += rows; i < width {
+			for range rows / 4 {
+				p.op("LEAQ (SI)(R8*4), SI")
+			}
+			p.op("ADDQ $%d, DI", 4*rows)
 		}
 	}
 	v.end(p)
 }
 
-// transposeRows packs R12 columns of 4 or 2 rows, from R10 to R11; the columns go step bytes apart.
+// quads point to the first of four rows each.
+var quads = [...]string{"R10", "R13", "AX", "BX"}
+
+// source returns the memory operand of a group's row i. R8 is the distance of rows, R9 three times that.
+func source(i int) string {
+	return quads[i/4] + []string{"", ")(R8*1", ")(R8*2", ")(R9*1"}[i%4]
+}
+
+// transposeRows packs R12 columns of 2, 4, 8 or 16 rows to R11; the columns go step bytes apart. Four rows of four columns
+// are transposed in an X register each; the larger registers do so with two or four of these squares at once.
 func (v x86) transposeRows(p *printer, rows, step int) {
 	loop, rest, one, done := p.newLabel("loop"), p.newLabel("rest"), p.newLabel("one"), p.newLabel("done")
-	source := []string{"(R10)", "(R10)(R8*1)", "(R10)(R8*2)", "(R10)(R9*1)"}[:rows]
 	p.op("SUBQ $4, R12")
 	p.op("JLT %s", rest)
 	p.label(loop)
-	for i, s := range source {
-		p.op("VMOVUPS %s, X%d", s, i)
-	}
-	p.op("VUNPCKLPS X1, X0, X4")
-	p.op("VUNPCKHPS X1, X0, X5")
-	if rows == 4 {
-		p.op("VUNPCKLPS X3, X2, X6")
-		p.op("VUNPCKHPS X3, X2, X7")
-		for k, o := range []string{"VUNPCKLPD X6, X4", "VUNPCKHPD X6, X4", "VUNPCKLPD X7, X5", "VUNPCKHPD X7, X5"} {
-			p.op("%s, X%d", o, 8+k)
-			p.op("VMOVUPS X%d, %d(R11)", 8+k, k*step)
-		}
+	if rows == 2 {
+		transposeTwo(p, step)
 	} else {
-		for k, o := range []string{"VMOVLPS X4", "VMOVHPS X4", "VMOVLPS X5", "VMOVHPS X5"} {
-			p.op("%s, %d(R11)", o, k*step)
-		}
+		transposeSquares(p, rows, step)
 	}
-	p.op("ADDQ $16, R10")
+	for q := range max(1, rows/4) {
+		p.op("ADDQ $16, %s", quads[q])
+	}
 	p.op("ADDQ $%d, R11", 4*step)
 	p.op("SUBQ $4, R12")
 	p.op("JGE %s", loop)
@@ -225,13 +231,50 @@ func (v x86) transposeRows(p *printer, rows, step int) {
 	p.op("ADDQ $4, R12")
 	p.op("JZ %s", done)
 	p.label(one)
-	for i, s := range source {
-		p.op("VMOVSS %s, X%d", s, i)
-		p.op("VMOVSS X%d, %d(R11)", i, 4*i)
+	for i := range rows {
+		p.op("VMOVSS (%s), X0", source(i))
+		p.op("VMOVSS X0, %d(R11)", 4*i)
 	}
-	p.op("ADDQ $4, R10")
+	for q := range max(1, rows/4) {
+		p.op("ADDQ $4, %s", quads[q])
+	}
 	p.op("ADDQ $%d, R11", step)
 	p.op("DECQ R12")
 	p.op("JNZ %s", one)
 	p.label(done)
+}
+
+// transposeSquares packs four columns of 4, 8 or 16 rows. Register i holds row i of each square.
+func transposeSquares(p *printer, rows, step int) {
+	reg := map[int]string{4: "X", 8: "Y", 16: "Z"}[rows]
+	for i := range 4 {
+		p.op("VMOVUPS (%s), X%d", source(i), i)
+		if rows >= 8 {
+			p.op("VINSERTF128 $1, (%s), Y%d, Y%d", source(4+i), i, i)
+		}
+		for q := 2; q < rows/4; q++ {
+			p.op("VINSERTF32X4 $%d, (%s), Z%d, Z%d", q, source(4*q+i), i, i)
+		}
+	}
+	r := func(i int) string { return fmt.Sprintf("%s%d", reg, i) }
+	for i, op := range []string{"VUNPCKLPS", "VUNPCKHPS"} {
+		p.op("%s %s, %s, %s", op, r(1), r(0), r(4+i))
+		p.op("%s %s, %s, %s", op, r(3), r(2), r(6+i))
+	}
+	for k := range 4 {
+		p.op("%s %s, %s, %s", []string{"VUNPCKLPD", "VUNPCKHPD"}[k%2], r(6+k/2), r(4+k/2), r(8+k))
+		p.op("VMOVUPS %s, %d(R11)", r(8+k), k*step)
+	}
+}
+
+// transposeTwo packs four columns of two rows.
+func transposeTwo(p *printer, step int) {
+	for i := range 2 {
+		p.op("VMOVUPS (%s), X%d", source(i), i)
+	}
+	p.op("VUNPCKLPS X1, X0, X4")
+	p.op("VUNPCKHPS X1, X0, X5")
+	for k, op := range []string{"VMOVLPS X4", "VMOVHPS X4", "VMOVLPS X5", "VMOVHPS X5"} {
+		p.op("%s, %d(R11)", op, k*step)
+	}
 }
