@@ -136,7 +136,7 @@ func (s *Schedule) cosine(p float64) float64 {
 // float64 (T. J. Dekker, "A Floating-Point Technique for Extending the Available Precision", 1971), which carry about 106
 // bits: the sum of the terms' sizes is cosh(pi) < 12, so the result's absolute error is below 2^-98.
 func cosine(x float64) float64 {
-	squareHi := x * x
+	squareHi := float64(x * x)
 	square := pair{squareHi, math.FMA(x, x, -squareHi)}
 	sum, term := pair{1, 0}, pair{1, 0}
 	for k := 1.0; math.Abs(term.hi) > 0x1p-110; k += 2 {
@@ -164,7 +164,7 @@ func (a pair) plus(b pair) pair {
 }
 
 func (a pair) times(b pair) pair {
-	product := a.hi * b.hi
+	product := float64(a.hi * b.hi)
 	return normalized(product, math.FMA(a.hi, b.hi, -product)+float64(a.hi*b.lo)+float64(a.lo*b.hi))
 }
 
