@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"unsafe"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -12,11 +14,11 @@ import (
 // depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
 const (
 	blockK = 256
-	// blockRows is how many rows of op(A) are packed at a time: with blockK they fill a quarter of a second-level cache of
-	// 1 MiB.
-	blockRows = 240
+	// blockRows is how many rows of op(A) are packed at a time: with blockK they take 192 KiB, so that a second-level cache
+	// of 512 KiB has room for the next ones.
+	blockRows = 192
 	// maxRows bounds the rows of a part: its block of C is read and written once for each block of K.
-	maxRows = 5 * blockRows
+	maxRows = 6 * blockRows
 	// maxCols bounds the columns of a part, and so the packed block of op(B). That one comes from the third-level cache, but
 	// each panel of it stays in the first-level cache while it is multiplied with all of the block of op(A).
 	maxCols = 2048
@@ -117,9 +119,22 @@ func (p *product) part(set *kernelSet, call *call, w *worker, i, j, rows, cols i
 		for r := 0; r < rows; r += height {
 			n := min(height, rows-r)
 			a.pack(set, &t.a, packedA, i+r, k, !a.trans, n, kc, wide)
-			t.multiplyPanels(c[r*ldc:], ldc, n, cols, packedA, packedB, kc, p.accumulate || k > 0, edge)
+			next := p.next(&a, i, r+n, k, rows, height)
+			t.multiplyPanels(c[r*ldc:], ldc, n, cols, packedA, packedB, kc, p.accumulate || k > 0, edge, next)
 		}
 	}
+}
+
+// next returns the block of op(A) that is packed after the one that ends with row r of a part, whose first row is i: the
+// next rows, or the first ones of the next k.
+func (p *product) next(a *source, i, r, k, rows, height int) prefetch {
+	if r == rows {
+		r, k = 0, k+blockK
+	}
+	if k >= p.k {
+		return prefetch{}
+	}
+	return a.prefetch(i+r, k, min(height, rows-r), min(blockK, p.k-k))
 }
 
 // A source is an operand in memory: of its two slices the one that has its type is there.
@@ -148,6 +163,18 @@ func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, i, j int, 
 	} else {
 		p.pack(dst, s.float32s[at:], s.stride, deep, n, kc)
 	}
+}
+
+// prefetch returns the memory of rows x cols elements of the operand from (i, j) on.
+func (s *source) prefetch(i, j, rows, cols int) prefetch {
+	at := at(i, j, s.stride, s.trans)
+	if s.trans {
+		rows, cols = cols, rows
+	}
+	if s.bfloat16s != nil {
+		return prefetch{first: unsafe.Pointer(&s.bfloat16s[at]), rows: rows, stride: 2 * s.stride, bytes: 2 * cols}
+	}
+	return prefetch{first: unsafe.Pointer(&s.float32s[at]), rows: rows, stride: 4 * s.stride, bytes: 4 * cols}
 }
 
 // at returns the position of element (i, j) of a matrix that may be transposed in memory.

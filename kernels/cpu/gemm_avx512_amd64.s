@@ -449,6 +449,16 @@ peak:
 	VZEROUPPER
 	RET
 
+TEXT ·prefetchAVX512(SB), NOSPLIT|NOFRAME, $0-16
+	MOVQ p+0(FP), SI
+	MOVQ bytes+8(FP), CX
+line:
+	PREFETCHT1 (SI)
+	ADDQ $64, SI
+	SUBQ $64, CX
+	JGT line
+	RET
+
 TEXT ·copyAAVX512(SB), NOSPLIT|NOFRAME, $0-32
 	MOVQ kc+0(FP), CX
 	MOVQ dst+8(FP), DI

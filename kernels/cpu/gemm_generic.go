@@ -7,7 +7,7 @@ const genericMR, genericNR = 4, 4
 
 func genericTile() tileKernels {
 	panel := panelKernels{width: genericMR, copy: packGeneric, transpose: transposeGeneric}
-	return tileKernels{a: panel, b: panel, multiply: multiplyGeneric}
+	return tileKernels{a: panel, b: panel, multiply: multiplyGeneric, prefetch: func(unsafe.Pointer, int) {}}
 }
 
 // multiplyGeneric spells out its 16 sums because the compiler keeps variables in registers, but not the elements of an

@@ -326,6 +326,16 @@ peak:
 	BNE peak
 	RET
 
+TEXT ·prefetchNEON(SB), NOSPLIT|NOFRAME, $0-16
+	MOVD p+0(FP), R0
+	MOVD bytes+8(FP), R1
+line:
+	PRFM (R0), PLDL2KEEP
+	ADD $64, R0
+	SUBS $64, R1
+	BGT line
+	RET
+
 TEXT ·copyANEON(SB), NOSPLIT|NOFRAME, $0-32
 	MOVD kc+0(FP), R0
 	MOVD dst+8(FP), R1

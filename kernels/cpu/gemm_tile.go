@@ -1,5 +1,7 @@
 package cpu
 
+import "unsafe"
+
 // tileKernels are the register-blocked core of MatMul and Attention and the packing that feeds it. Operands are packed
 // into panels: a panel of width w holds, for each k in turn, w neighbouring rows of op(A) or columns of op(B), so that the
 // core reads both operands as one stream each.
@@ -16,6 +18,8 @@ type tileKernels struct {
 	//		if accumulate { c[i*ldc+j] += sum } else { c[i*ldc+j] = sum }
 	//	}
 	multiply func(kc int, a, b, c *float32, ldc int, accumulate bool)
+	// prefetch asks for the memory of p[0:bytes] to be brought to the second-level cache. It computes nothing.
+	prefetch func(p unsafe.Pointer, bytes int)
 	// peak does as many multiply-adds as multiply, on registers alone: what benchmarks take for the limit. kc is not 0. nil
 	// in the generic set.
 	peak func(kc int)
@@ -118,11 +122,13 @@ func (p *panelKernels) packEdge(dst, src []float32, lds int, deep bool, n, kc in
 
 // multiplyPanels computes C = A B, or C += A B, from packed panels of rows x kc and kc x cols. The panels of B are the
 // outer loop: one of them stays in the first-level cache while those of A stream by. Tiles that reach over C's edge go
-// through edge, which has the size of a tile.
-func (t *tileKernels) multiplyPanels(c []float32, ldc, rows, cols int, a, b []float32, kc int, accumulate bool, edge []float32) {
+// through edge, which has the size of a tile. Before each tile a part of next is prefetched.
+func (t *tileKernels) multiplyPanels(c []float32, ldc, rows, cols int, a, b []float32, kc int, accumulate bool, edge []float32, next prefetch) {
 	mr, nr := t.a.width, t.b.width
+	next.spread(partsOf(rows, mr) * partsOf(cols, nr))
 	for j := 0; j < cols; j += nr {
 		for i := 0; i < rows; i += mr {
+			next.step(t)
 			if i+mr <= rows && j+nr <= cols {
 				_ = c[(i+mr-1)*ldc+j+nr-1]
 				t.multiply(kc, &a[i*kc], &b[j*kc], &c[i*ldc+j], ldc, accumulate)

@@ -16,6 +16,7 @@ func neonSet() *kernelSet {
 			a:        panelKernels{width: 8, copy: copyANEON, transpose: transposeANEON},
 			b:        panelKernels{width: 12, copy: copyBNEON, transpose: transposeBNEON},
 			multiply: multiplyNEON,
+			prefetch: prefetchNEON,
 			peak:     peakNEON,
 		},
 		add: addNEON, axpy: axpyNEON, scale: scaleNEON, scaleMul: scaleMulNEON, mulAxpy: mulAxpyNEON, scaleMulAdd: scaleMulAddNEON,

@@ -2,6 +2,8 @@
 
 package cpu
 
+import "unsafe"
+
 // The functions below are in the generated *_amd64.s. tileKernels, panelKernels and kernelSet say what each one computes.
 // They take at most a few microseconds a call: the Go runtime cannot preempt assembly.
 
@@ -9,6 +11,9 @@ package cpu
 func multiplyAVX2(kc int, a, b, c *float32, ldc int, accumulate bool)
 
 func peakAVX2(kc int)
+
+//go:noescape
+func prefetchAVX2(p unsafe.Pointer, bytes int)
 
 //go:noescape
 func copyAAVX2(kc int, dst, src *float32, lds int)
@@ -65,6 +70,9 @@ func siluMulBackwardAVX2(dgate, dup, dy, gate, up []float32)
 func multiplyAVX512(kc int, a, b, c *float32, ldc int, accumulate bool)
 
 func peakAVX512(kc int)
+
+//go:noescape
+func prefetchAVX512(p unsafe.Pointer, bytes int)
 
 //go:noescape
 func copyAAVX512(kc int, dst, src *float32, lds int)

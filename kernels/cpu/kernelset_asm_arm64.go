@@ -2,6 +2,8 @@
 
 package cpu
 
+import "unsafe"
+
 // The functions below are in the generated *_arm64.s. tileKernels, panelKernels and kernelSet say what each one computes.
 // They take at most a few microseconds a call: the Go runtime cannot preempt assembly.
 
@@ -9,6 +11,9 @@ package cpu
 func multiplyNEON(kc int, a, b, c *float32, ldc int, accumulate bool)
 
 func peakNEON(kc int)
+
+//go:noescape
+func prefetchNEON(p unsafe.Pointer, bytes int)
 
 //go:noescape
 func copyANEON(kc int, dst, src *float32, lds int)

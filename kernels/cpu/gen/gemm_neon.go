@@ -6,6 +6,7 @@ const neonRows, neonCols = 8, 12
 func (v *neon) gemm(p *printer) {
 	v.multiply(p)
 	v.peak(p)
+	v.prefetch(p)
 	for _, operand := range []struct {
 		name  string
 		width int
@@ -116,6 +117,23 @@ func (v *neon) peak(p *printer) {
 	}
 	p.op("SUBS $1, R0")
 	p.op("BNE peak")
+	p.op("RET")
+}
+
+// prefetch writes
+//
+//	func prefetchNEON(p unsafe.Pointer, bytes int)
+//
+// which is tileKernels.prefetch.
+func (v *neon) prefetch(p *printer) {
+	p.function("prefetchNEON", 16)
+	p.op("MOVD p+0(FP), R0")
+	p.op("MOVD bytes+8(FP), R1")
+	p.label("line")
+	p.op("PRFM (R0), PLDL2KEEP")
+	p.op("ADD $64, R0")
+	p.op("SUBS $64, R1")
+	p.op("BGT line")
 	p.op("RET")
 }
 

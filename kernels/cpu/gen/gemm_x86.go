@@ -9,6 +9,7 @@ func (v x86) tileCols() int { return 2 * v.width }
 func (v x86) gemm(p *printer) {
 	v.multiply(p)
 	v.peak(p)
+	v.prefetch(p)
 	v.copyPanel(p, "A", v.tileRows())
 	v.copyPanel(p, "B", v.tileCols())
 	v.transposePanel(p, "A", v.tileRows())
@@ -128,6 +129,23 @@ func (v x86) peak(p *printer) {
 	p.op("DECQ CX")
 	p.op("JNZ peak")
 	v.end(p)
+}
+
+// prefetch writes
+//
+//	func prefetchX(p unsafe.Pointer, bytes int)
+//
+// which is tileKernels.prefetch.
+func (v x86) prefetch(p *printer) {
+	p.function("prefetch"+v.name, 16)
+	p.op("MOVQ p+0(FP), SI")
+	p.op("MOVQ bytes+8(FP), CX")
+	p.label("line")
+	p.op("PREFETCHT1 (SI)")
+	p.op("ADDQ $64, SI")
+	p.op("SUBQ $64, CX")
+	p.op("JGT line")
+	p.op("RET")
 }
 
 // packArgs loads the arguments of
