@@ -22,8 +22,9 @@ const (
 	// maxCols bounds the columns of a part, and so the packed block of op(B). That one comes from the third-level cache, but
 	// each panel of it stays in the first-level cache while it is multiplied with all of the block of op(A).
 	maxCols = 2048
-	// partMin is the side below which a part is not cut any further to give all threads work.
-	partMin = 64
+	// partMin is the side below which a part is not cut any further to give all threads work, balanceMin the one below which
+	// it is not cut to balance the load: each part packs for itself, at the cost of its sides.
+	partMin, balanceMin = 64, 256
 	// partWork is the number of multiply-adds, some ten microseconds' worth, below which a part is not cut any further:
 	// waking a thread takes a few microseconds itself.
 	partWork = 1 << 20
@@ -62,8 +63,11 @@ func newProduct(d *Device, c *call) product {
 // cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
 func (p *product) cut(threads, mr, nr int) {
 	rows, cols := min(maxRows, p.m), min(maxCols, p.n)
-	few := func() bool { return partsOf(p.m, rows)*partsOf(p.n, cols) < partsPerThread*threads }
-	for threads > 1 && few() && max(rows, cols) > partMin && rows*cols*p.k > partWork {
+	for threads > 1 && rows*cols*p.k > partWork {
+		parts, side := partsOf(p.m, rows)*partsOf(p.n, cols), max(rows, cols)
+		if parts >= partsPerThread*threads || side <= partMin || parts >= threads && side <= balanceMin {
+			break
+		}
 		if cols >= rows {
 			cols = max(cols/2, partMin)
 		} else {

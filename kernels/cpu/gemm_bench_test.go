@@ -109,9 +109,9 @@ func peakRate(d *Device) float64 {
 	if t.peak == nil {
 		return 0
 	}
-	const kc, partsPerThread = 2000, 50
+	const kc, partsPerThread = 5000, 50
 	parts := partsPerThread * len(d.pool.workers)
-	for range 5 {
+	for range 10 {
 		start := time.Now()
 		d.parallel(&call{}, parts, func(d *Device, _ *call, _ *worker, from, to int) {
 			for range to - from {
