@@ -28,6 +28,9 @@ func attentionShapes() []conformance.AttentionShape {
 		{B: 2, Tq: 203, Tk: 203, N: 3, Nkv: 1, D: 33, Dv: 20, Scale: scale(33), Causal: true, Documents: packed(2, 203, 1)},
 		{B: 2, Tq: 601, Tk: 601, N: 2, Nkv: 1, D: 12, Dv: 20, Scale: scale(12), Causal: true, Documents: packed(2, 601, 7, 1, 300, 16, 192, 33, 2)},
 		{B: 1, Tq: 400, Tk: 500, N: 3, Nkv: 3, D: 9, Dv: 8, Scale: scale(9), Causal: true, Documents: packed(1, 400, 97, 203)},
+		// A block of rows, and one of keys, that begins with the last token of a document.
+		{B: 1, Tq: 2*forwardRows + 10, Tk: 2*forwardRows + 10, N: 1, Nkv: 1, D: 8, Dv: 8, Scale: 0.5, Causal: true,
+			Documents: packed(1, 2*forwardRows+10, forwardRows+1)},
 		// Rows of the same panel that see nothing, some keys and others.
 		{B: 1, Tq: 20, Tk: 20, N: 2, Nkv: 1, D: 8, Dv: 8, Scale: 0.5, Causal: true,
 			Documents: []int32{3, 3, 3, 3, 3, 5, 9, 9, 9, 9, 9, 9, 12, 12, 12, 15, 15, 15, 20, 20}},
