@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -16,16 +17,17 @@ const scratchBytes = 4 << 20
 type worker struct {
 	scratch []float32
 	mem     []byte
-	wake    chan struct{}
+	start   signal
 }
 
 // A body computes the parts [from, to) of a call on worker w.
 type body func(d *Device, c *call, w *worker, from, to int)
 
 // A pool is a fixed set of threads that share one operator's work at a time. The goroutine that calls parallel is its
-// first worker; the others are goroutines parked on their wake channel.
+// first worker; the others are goroutines that wait for their start signal.
 type pool struct {
 	workers []*worker
+	closed  atomic.Bool
 
 	mu      sync.Mutex // held by the operator that uses the pool
 	device  *Device
@@ -33,27 +35,23 @@ type pool struct {
 	body    body
 	parts   int
 	next    atomic.Int64
-	pending sync.WaitGroup
+	helpers atomic.Int64 // workers besides the first that have not finished
+	done    signal       // by the last of them
 }
 
 func newPool(threads int) (*pool, error) {
-	p := &pool{}
+	p := &pool{done: newSignal()}
 	for i := range threads {
 		mem, err := mapMemory(scratchBytes)
 		if err != nil {
 			p.close()
 			return nil, fmt.Errorf("cpu: scratch memory for thread %d: %w", i, err)
 		}
-		w := &worker{mem: mem, wake: make(chan struct{}, 1)}
+		w := &worker{mem: mem, start: newSignal()}
 		w.scratch = unsafe.Slice((*float32)(unsafe.Pointer(&mem[0])), scratchBytes/4)
 		p.workers = append(p.workers, w)
 		if i > 0 {
-			go func() {
-				for range w.wake {
-					p.work(w)
-					p.pending.Done()
-				}
-			}()
+			go p.help(w)
 		}
 	}
 	return p, nil
@@ -74,12 +72,26 @@ func (d *Device) parallel(c *call, parts int, b body) {
 	p.device, p.call, p.body, p.parts = d, c, b, parts
 	p.next.Store(0)
 	helpers := min(len(p.workers), parts) - 1
-	p.pending.Add(helpers)
+	p.helpers.Store(int64(helpers))
 	for _, w := range p.workers[1 : 1+helpers] {
-		w.wake <- struct{}{}
+		w.start.send()
 	}
 	p.work(p.workers[0])
-	p.pending.Wait()
+	p.done.wait()
+}
+
+// help is the life of a worker other than the first.
+func (p *pool) help(w *worker) {
+	for {
+		w.start.wait()
+		if p.closed.Load() {
+			return
+		}
+		p.work(w)
+		if p.helpers.Add(-1) == 0 {
+			p.done.send()
+		}
+	}
 }
 
 // work takes parts until none is left.
@@ -93,9 +105,57 @@ func (p *pool) work(w *worker) {
 	}
 }
 
+// close ends the workers. None is at work.
 func (p *pool) close() {
-	for _, w := range p.workers {
-		close(w.wake)
+	p.closed.Store(true)
+	for i, w := range p.workers {
+		if i > 0 {
+			w.start.send()
+		}
 		_ = unix.Munmap(w.mem)
 	}
+}
+
+// A signal wakes one waiting goroutine. Waking a parked one takes some fifty microseconds, as long as a small operator;
+// one operator follows the other in a training step, so a waiter first looks again and again for about as long.
+type signal struct {
+	state atomic.Int32
+	wake  chan struct{}
+}
+
+// The states of a signal.
+const (
+	idle   = iota // nobody waits, or the waiter is still looking
+	sent          // and not yet seen
+	parked        // the waiter receives from wake
+)
+
+// A waiter looks looksPerYield times and yields its processor to any other goroutine, yields times over: some fifty
+// microseconds altogether.
+const looksPerYield, yields = 100, 400
+
+func newSignal() signal { return signal{wake: make(chan struct{}, 1)} }
+
+// send wakes the waiter, or lets the next wait return at once. Each send is followed by one wait.
+func (s *signal) send() {
+	if s.state.Swap(sent) == parked {
+		s.wake <- struct{}{}
+	}
+}
+
+// wait returns when send has been called.
+func (s *signal) wait() {
+	for range yields {
+		for range looksPerYield {
+			if s.state.Load() == sent {
+				s.state.Store(idle)
+				return
+			}
+		}
+		runtime.Gosched()
+	}
+	if s.state.CompareAndSwap(idle, parked) {
+		<-s.wake
+	}
+	s.state.Store(idle)
 }
