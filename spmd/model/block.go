@@ -35,7 +35,6 @@ type blockRecord struct {
 	// From the forward pass.
 	x               kernels.Tensor // [B*T,H] the input
 	rstd1           kernels.Tensor // [B*T]
-	normed1         kernels.Tensor // [B*T,H]
 	qkv             kernels.Tensor // [B*T,(N+2K)D] rotated, or as projected with QK norm
 	qRstd, kRstd    kernels.Tensor // [B*T*N], [B*T*K] with QK norm
 	qNormed         kernels.Tensor // [B*T,N*D] normalised and rotated, with QK norm
@@ -43,18 +42,18 @@ type blockRecord struct {
 	attended, stats kernels.Tensor // [B*T,N*D]; see AttentionSizes
 	h               kernels.Tensor // [B*T,H] after attention
 	rstd2           kernels.Tensor // [B*T]
-	normed2         kernels.Tensor // [B*T,H]
 	gateUp          kernels.Tensor // [B*T,2I]
-	activated       kernels.Tensor // [B*T,I]
 
 	// From BackwardInput for BackwardWeight: gradients of the tensors of the same name.
 	dGateUp, dNormed2, dh, dNormed1 kernels.Tensor
 	dqkv                            kernels.Tensor // as projected, before QK norm and RoPE
 	dqNormed, dkNormed              kernels.Tensor // before RoPE, with QK norm
 
-	// Within one call.
+	// Within one call. BackwardWeight computes the normed inputs and the activation again, to the same bits: that costs one
+	// pass over memory each, keeping them for every layer would cost a third of the record.
+	normed               kernels.Tensor // [B*T,H] of the input, then of h
+	activated            kernels.Tensor // [B*T,I]; in BackwardInput its gradient
 	projected            kernels.Tensor // [B*T,H]
-	dActivated           kernels.Tensor // [B*T,I]
 	dAttended, workspace kernels.Tensor
 }
 
@@ -102,7 +101,7 @@ func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, nd, kd := size.Tokens(), b.heads*b.dim, b.kvHeads*b.dim
 	r := &blockRecord{}
 	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
-	r.rstd1, r.normed1 = at(m.Saved, t), at(m.Saved, t, b.hidden)
+	r.rstd1 = at(m.Saved, t)
 	r.qkv = at(m.Saved, t, nd+2*kd)
 	if b.withQKNorm {
 		r.qRstd, r.qNormed = at(m.Saved, t*b.heads), at(m.Saved, t, nd)
@@ -111,18 +110,19 @@ func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	q, key, value := b.attentionInputs(r, size)
 	statistics, workspace := k.AttentionSizes(q, key, value)
 	r.attended, r.stats = at(m.Saved, t, nd), at(m.Saved, statistics...)
-	r.h, r.rstd2, r.normed2 = at(m.Saved, t, b.hidden), at(m.Saved, t), at(m.Saved, t, b.hidden)
-	r.gateUp, r.activated = at(m.Saved, t, 2*b.intermediate), at(m.Saved, t, b.intermediate)
+	r.h, r.rstd2, r.gateUp = at(m.Saved, t, b.hidden), at(m.Saved, t), at(m.Saved, t, 2*b.intermediate)
 
 	mark := m.Scratch.Mark()
+	r.normed, r.activated = at(m.Scratch, t, b.hidden), at(m.Scratch, t, b.intermediate)
+	both := m.Scratch.Mark()
 	r.projected = at(m.Scratch, t, b.hidden)
-	m.Scratch.Release(mark)
+	m.Scratch.Release(both)
 	r.dGateUp, r.dNormed2, r.dh = at(m.Delayed, t, 2*b.intermediate), at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden)
 	r.dqkv, r.dNormed1 = at(m.Delayed, t, nd+2*kd), at(m.Delayed, t, b.hidden)
 	if b.withQKNorm {
 		r.dqNormed, r.dkNormed = at(m.Delayed, t, nd), at(m.Delayed, t, kd)
 	}
-	r.dActivated, r.dAttended = at(m.Scratch, t, b.intermediate), at(m.Scratch, t, nd)
+	r.dAttended = at(m.Scratch, t, nd)
 	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
 	m.Scratch.Release(mark)
 	return r
@@ -165,8 +165,8 @@ func (b *block) attention(mb *MicroBatch) kernels.AttentionOptions {
 
 // project computes attention's inputs from r.x, at the given positions or, where there are none, those of the tables.
 func (b *block) project(c *Context, r *blockRecord, positions kernels.Tensor) (q, k, v kernels.Tensor) {
-	b.inputNorm.forward(c, r.normed1, r.rstd1, r.x)
-	b.qkv.forward(c, r.qkv, r.normed1)
+	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)
+	b.qkv.forward(c, r.qkv, r.normed)
 	q, k, v = b.attentionInputs(r, c.Size)
 	if b.withQKNorm {
 		qIn, kIn, _ := b.projections(r.qkv, c.Size)
@@ -181,8 +181,8 @@ func (b *block) project(c *Context, r *blockRecord, positions kernels.Tensor) (q
 // finish computes out from what attention left in r.attended.
 func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
 	b.output.forward(c, r.projected, r.attended)
-	b.postNorm.forwardSum(c, r.normed2, r.rstd2, r.h, r.x, r.projected)
-	b.gateUp.forward(c, r.gateUp, r.normed2)
+	b.postNorm.forwardSum(c, r.normed, r.rstd2, r.h, r.x, r.projected)
+	b.gateUp.forward(c, r.gateUp, r.normed)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
 	b.down.forward(c, r.projected, r.activated)
 	c.Kernels.Add(c.Stream, out, r.h, r.projected)
@@ -191,8 +191,8 @@ func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
 // BackwardInput computes din from dout, both [B*T,H].
 func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, din kernels.Tensor) {
 	r := record.(*blockRecord)
-	b.down.backwardInput(c, r.dActivated, dout)
-	c.Kernels.SwiGLUBackward(c.Stream, r.dGateUp, r.dActivated, r.gateUp)
+	b.down.backwardInput(c, r.activated, dout)
+	c.Kernels.SwiGLUBackward(c.Stream, r.dGateUp, r.activated, r.gateUp)
 	b.gateUp.backwardInput(c, r.dNormed2, r.dGateUp)
 	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, dout)
 
@@ -224,14 +224,17 @@ func (b *block) backwardAttention(c *Context, r *blockRecord, mb *MicroBatch) {
 // BackwardWeight computes the gradients of all weights.
 func (b *block) BackwardWeight(c *Context, record Record, mb *MicroBatch, dout kernels.Tensor) {
 	r := record.(*blockRecord)
-	b.qkv.backwardWeight(c, mb, r.dqkv, r.normed1)
+	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)
+	b.qkv.backwardWeight(c, mb, r.dqkv, r.normed)
 	b.output.backwardWeight(c, mb, r.dh, r.attended)
 	if b.withQKNorm {
 		qIn, kIn, _ := b.projections(r.qkv, c.Size)
 		b.qNorm.backwardWeight(c, mb, heads4(r.dqNormed, c.Size, 0, b.heads, b.dim), qIn, r.qRstd)
 		b.kNorm.backwardWeight(c, mb, heads4(r.dkNormed, c.Size, 0, b.kvHeads, b.dim), kIn, r.kRstd)
 	}
-	b.gateUp.backwardWeight(c, mb, r.dGateUp, r.normed2)
+	b.postNorm.forward(c, r.normed, r.rstd2, r.h)
+	b.gateUp.backwardWeight(c, mb, r.dGateUp, r.normed)
+	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
 	b.down.backwardWeight(c, mb, dout, r.activated)
 	b.inputNorm.backwardWeight(c, mb, r.dNormed1, r.x, r.rstd1)
 	b.postNorm.backwardWeight(c, mb, r.dNormed2, r.h, r.rstd2)
