@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -77,9 +78,23 @@ func (p *program) run(ctx context.Context, args []string) int {
 	case "generate":
 		err = p.generate(args[1:])
 	default:
+		if _, statErr := os.Stat(args[0]); errors.Is(statErr, fs.ErrNotExist) && !strings.Contains(args[0], ".") {
+			return p.status(unknownCommand(args[0]))
+		}
 		err = p.train(ctx, args[0], args[1:])
 	}
 	return p.status(err)
+}
+
+// unknownCommand is what to say of a first argument that is neither a command nor a file.
+func unknownCommand(name string) error {
+	switch name {
+	case "plan", "preprocess", "export":
+		return &usageError{name + " is not available yet; see spmd --help"}
+	case "train":
+		return &usageError{"training has no command: spmd CONFIG.toml"}
+	}
+	return &usageError{fmt.Sprintf("%q is neither a command nor a file; see spmd --help", name)}
 }
 
 // status prints an error and returns the exit status that it comes to.
