@@ -9,16 +9,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"lockstep/spmd/train"
 )
@@ -43,10 +40,8 @@ const (
 )
 
 func main() {
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer cancel()
 	p := &program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, goroot: goEnvGoroot}
-	os.Exit(p.run(ctx, os.Args[1:]))
+	os.Exit(p.run(os.Args[1:]))
 }
 
 // A program is spmd with its surroundings.
@@ -62,7 +57,7 @@ type usageError struct{ text string }
 func (e *usageError) Error() string { return e.text }
 
 // run dispatches to a subcommand and returns the exit status.
-func (p *program) run(ctx context.Context, args []string) int {
+func (p *program) run(args []string) int {
 	if len(args) == 0 {
 		fmt.Fprint(p.stderr, usage)
 		return exitRefused
@@ -81,7 +76,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 		if _, statErr := os.Stat(args[0]); errors.Is(statErr, fs.ErrNotExist) && !strings.Contains(args[0], ".") {
 			return p.status(unknownCommand(args[0]))
 		}
-		err = p.train(ctx, args[0], args[1:])
+		err = p.train(args[0], args[1:])
 	}
 	return p.status(err)
 }

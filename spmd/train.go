@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -34,8 +36,11 @@ func (p *program) load(path string, overrides []string, world int) (*config.Conf
 	return c, o, nil
 }
 
-// train is one rank of a run.
-func (p *program) train(ctx context.Context, path string, overrides []string) (err error) {
+// train is one rank of a run. The first signal asks it to finish the step and write a checkpoint, a second one ends it.
+func (p *program) train(path string, overrides []string) (err error) {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer cancel()
+	context.AfterFunc(ctx, cancel) // signals have their usual effect again
 	place, err := p.place()
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func join(ctx context.Context, c *config.Config, place collective.Place, dev *cp
 	}
 	return collective.Join(ctx, collective.Options{
 		Place: place, Secret: secret, Timeout: c.Collective.Timeout, NewStream: dev.NewStream, Log: log,
-		Facts: map[string]string{"version": version, "kernels": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
+		Facts: map[string]string{"version": version, "kernel set": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
 	})
 }
 

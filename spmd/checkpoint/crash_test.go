@@ -51,12 +51,12 @@ func checkLoaded(t *testing.T, l *Loaded) (version int) {
 		t.Fatal(err)
 	}
 	want := snapshot(l.Step, version)
-	if fmt.Sprint(l.Record) != fmt.Sprint(want.Record) || len(l.Tensors()) != len(want.Tensors) {
-		t.Fatalf("%s: record %v, %d tensors", l.Dir, l.Record, len(l.Tensors()))
+	if fmt.Sprint(l.Record) != fmt.Sprint(want.Record) || len(l.tensors) != len(want.Tensors) {
+		t.Fatalf("%s: record %v, %d tensors", l.Dir, l.Record, len(l.tensors))
 	}
 	for i, w := range state(l.Step, version) {
 		got, ok := l.Tensor(w.Name)
-		if !ok || l.Tensors()[i].Name != w.Name || got.DType != w.DType || fmt.Sprint(got.Shape) != fmt.Sprint(w.Shape) || !bytes.Equal(got.Data, w.Data) {
+		if !ok || l.tensors[i].Name != w.Name || got.DType != w.DType || fmt.Sprint(got.Shape) != fmt.Sprint(w.Shape) || !bytes.Equal(got.Data, w.Data) {
 			t.Fatalf("%s: tensor %s is %v, expected %v", l.Dir, w.Name, got, w)
 		}
 	}

@@ -29,10 +29,6 @@ type Loaded struct {
 	byName  map[string]int
 }
 
-// Tensors returns all tensors in the order in which they were saved. Their data is the mapping: read-only, and gone after
-// Close.
-func (l *Loaded) Tensors() []Tensor { return l.tensors }
-
 // Tensor returns the named tensor. ok is false when the checkpoint does not have it.
 func (l *Loaded) Tensor(name string) (t Tensor, ok bool) {
 	i, ok := l.byName[name]

@@ -142,9 +142,6 @@ func (d *Dataset) Samples() int64 { return d.samples }
 // Tokens returns how many tokens the samples are cut from.
 func (d *Dataset) Tokens() int64 { return d.last - d.first }
 
-// SequenceLength returns s, the number of inputs of a sample.
-func (d *Dataset) SequenceLength() int { return int(d.length) }
-
 // Fingerprint identifies the tokens that the samples are cut from, wherever the files lie. It may read all of them.
 func (d *Dataset) Fingerprint() (string, error) {
 	f, err := d.source.Fingerprint()
@@ -168,14 +165,7 @@ func (d *Dataset) Summary() string {
 	return b.String()
 }
 
-// Sample fills tokens, of length s+1, with sample i of the run, i >= 0.
-func (d *Dataset) Sample(i int64, tokens []int32) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.sample(i, tokens)
-}
-
-// sample is Sample under the lock.
+// sample fills tokens, of length s+1, with sample i of the run, i >= 0. The lock is held.
 func (d *Dataset) sample(i int64, tokens []int32) error {
 	if i < 0 || int64(len(tokens)) != d.length+1 {
 		return fmt.Errorf("sample %d into %d tokens: samples count from 0 and have %d tokens", i, len(tokens), d.length+1)

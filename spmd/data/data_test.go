@@ -42,10 +42,10 @@ func mustNew(t *testing.T, tokens int64, o Options) *Dataset {
 // firsts returns the first token of each of count samples, having checked that the others follow it.
 func firsts(t *testing.T, d *Dataset, count int) []int32 {
 	t.Helper()
-	row := make([]int32, d.SequenceLength()+1)
+	row := make([]int32, int(d.length)+1)
 	got := make([]int32, count)
 	for i := range got {
-		if err := d.Sample(int64(i), row); err != nil {
+		if err := d.sample(int64(i), row); err != nil {
 			t.Fatal(err)
 		}
 		for j := range row {
@@ -151,7 +151,7 @@ func TestBatchErrors(t *testing.T) {
 				test.micro, test.of, test.step, len(test.ids), len(test.labels))
 		}
 	}
-	if d.Sample(-1, buffer[:5]) == nil || d.Sample(0, buffer) == nil {
+	if d.sample(-1, buffer[:5]) == nil || d.sample(0, buffer) == nil {
 		t.Error("Sample takes a negative number or a row of the wrong length")
 	}
 }

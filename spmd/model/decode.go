@@ -50,11 +50,11 @@ func NewDecoder(m *Model, d kernels.Device, s device.Stream, prompt, positions i
 	arena := kernels.NewArena(storage)
 	dec.storage = storage
 	dec.place(arena, prompt)
-	dec.cos, dec.sin = m.Tables(d, s, arena, positions)
+	WriteTables(m.Config, d, s, dec.cos, dec.sin)
 	return dec, s.Synchronize()
 }
 
-// place lays everything out in a; the rotary tables come last.
+// place lays everything out in a.
 func (dec *Decoder) place(a *kernels.Arena, prompt int) {
 	c := dec.model.Config
 	dec.caches = make([]cache, c.NumHiddenLayers)
@@ -64,9 +64,7 @@ func (dec *Decoder) place(a *kernels.Arena, prompt int) {
 	}
 	dec.prompt = dec.newPass(a, Size{1, prompt})
 	dec.next = dec.newPass(a, Size{1, 1})
-	mark := a.Mark()
-	PlaceTables(c, a, dec.positions)
-	a.Release(mark)
+	dec.cos, dec.sin = PlaceTables(c, a, dec.positions)
 }
 
 // newPass places a pass. Nothing of it outlives the pass, so all layers share their records' memory.

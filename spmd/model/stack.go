@@ -1,8 +1,6 @@
 package model
 
 import (
-	"fmt"
-
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -175,9 +173,4 @@ func (c *Chunk) BackwardWeight(x *Context, r *ChunkRecord, mb *MicroBatch) {
 	for i := len(c.layers) - 1; i >= 0; i-- {
 		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
 	}
-}
-
-// String names the chunk's layers.
-func (c *Chunk) String() string {
-	return fmt.Sprintf("%s .. %s", c.layers[0].Name(), c.layers[len(c.layers)-1].Name())
 }

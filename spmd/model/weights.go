@@ -105,13 +105,11 @@ func (p *Parameter) randomize(d device.Device, s device.Stream, source random.So
 	}
 }
 
-// Tables writes the rotary tables of positions [0, positions) into tensors placed in a.
-func (m *Model) Tables(d device.Device, s device.Stream, a *kernels.Arena, positions int) (cos, sin kernels.Tensor) {
-	cos, sin = PlaceTables(m.Config, a, positions)
-	c, si := m.Config.RoPE.Tables(positions, m.Config.HeadDim)
-	d.Write(s, cos.Region(), device.BytesOf(c))
-	d.Write(s, sin.Region(), device.BytesOf(si))
-	return cos, sin
+// WriteTables fills tensors that PlaceTables placed.
+func WriteTables(c *Config, d device.Device, s device.Stream, cos, sin kernels.Tensor) {
+	cosines, sines := c.RoPE.Tables(cos.Shape[0], c.HeadDim)
+	d.Write(s, cos.Region(), device.BytesOf(cosines))
+	d.Write(s, sin.Region(), device.BytesOf(sines))
 }
 
 // PlaceTables places the rotary tables in a.

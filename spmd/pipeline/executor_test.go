@@ -42,7 +42,8 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, 
 		t.Fatal(err)
 	}
 	size := model.Size{Batch: 2, Sequence: 7}
-	cos, sin := m.Tables(dev, s, arena, size.Sequence)
+	cos, sin := model.PlaceTables(c, arena, size.Sequence)
+	model.WriteTables(c, dev, s, cos, sin)
 	lanes, n, err := pipeline.Lanes(microBatches, 4, 0, 1)
 	if err != nil {
 		t.Fatal(err)

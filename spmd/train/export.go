@@ -13,9 +13,10 @@ import (
 // modelDir is where the trained model goes.
 func (t *Trainer) modelDir() string { return filepath.Join(t.Config.Run.OutputDir, "model") }
 
-// export writes the trained model as a Hugging Face directory, on rank 0; all ranks return when it is there.
-func (t *Trainer) export(ctx context.Context) error {
-	if t.Mesh.Rank == 0 {
+// export writes the trained model as a Hugging Face directory, on rank 0; all ranks return when it is there. A model that is
+// there already is replaced only where the weights are new.
+func (t *Trainer) export(ctx context.Context, trained bool) error {
+	if t.Mesh.Rank == 0 && (trained || !exists(filepath.Join(t.modelDir(), "config.json"))) {
 		if err := t.writeModel(); err != nil {
 			return fmt.Errorf("writing the trained model: %w", err)
 		}

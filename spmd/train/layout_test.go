@@ -186,6 +186,9 @@ func TestStopAndResumeGiveTheSameBits(t *testing.T) {
 	if len(first.steps) != 2 {
 		t.Fatalf("the run went to step %d, want 2", len(first.steps))
 	}
+	if again := runRanks(t, layoutText("qwen3", broken, 8), 2, 1, "run.stop_step=2"); len(again.steps) != 0 {
+		t.Errorf("the same command made %d steps beyond run.stop_step", len(again.steps))
+	}
 	if _, err := os.Stat(filepath.Join(broken, "model")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a run that stopped early wrote a model: %v", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/pipeline"
@@ -14,16 +13,18 @@ import (
 // rank: all ranks stop after the same step.
 func (t *Trainer) Run(ctx context.Context) error {
 	if t.Config.Run.Mode == "evaluate" {
-		_, err := t.validate(0)
-		return err
+		return t.validate(0)
 	}
 	c := t.Config
-	if t.next >= c.Train.Steps {
+	switch {
+	case t.next >= c.Train.Steps:
 		t.Log.Info("the run is already at train.steps; nothing is left to train", "step", t.next)
-		return t.finish(ctx, false)
-	}
-	if t.validation != nil && t.next == 0 {
-		if _, err := t.validate(0); err != nil { // where the curve begins
+		return t.export(ctx, false)
+	case c.Run.StopStep > 0 && t.next >= c.Run.StopStep:
+		t.Log.Info("the run is already at run.stop_step; raise it or leave it out to go on", "step", t.next)
+		return nil
+	case t.next == 0 && t.validation != nil:
+		if err := t.validate(0); err != nil { // where the curve begins
 			return err
 		}
 	}
@@ -37,7 +38,7 @@ func (t *Trainer) Run(ctx context.Context) error {
 			return err
 		}
 		if every := c.Data.ValidationInterval; every > 0 && t.next%every == 0 && t.next < c.Train.Steps {
-			if _, err := t.validate(t.next); err != nil {
+			if err := t.validate(t.next); err != nil {
 				return err
 			}
 		}
@@ -50,7 +51,7 @@ func (t *Trainer) Run(ctx context.Context) error {
 			}
 		}
 	}
-	return t.finish(ctx, true)
+	return t.finish(ctx)
 }
 
 // stop ends the run early, resumable.
@@ -66,27 +67,21 @@ func (t *Trainer) stop(told bool) error {
 	return nil
 }
 
-// finish validates, saves the last checkpoint and writes the trained model. trained is false where nothing was trained:
-// then only a model that is missing is written.
-func (t *Trainer) finish(ctx context.Context, trained bool) error {
-	if !trained && exists(filepath.Join(t.modelDir(), "config.json")) {
-		return nil
-	}
-	if trained {
-		if t.validation != nil {
-			if _, err := t.validate(t.next); err != nil {
-				return err
-			}
-		}
-		if err := t.save(false); err != nil {
+// finish validates, saves the last checkpoint and writes the trained model.
+func (t *Trainer) finish(ctx context.Context) error {
+	if t.validation != nil {
+		if err := t.validate(t.next); err != nil {
 			return err
 		}
 	}
-	return t.export(ctx)
+	if err := t.save(false); err != nil {
+		return err
+	}
+	return t.export(ctx, true)
 }
 
 // validate computes the mean loss over the label tokens of the validation batches, in micro batches that the data ranks share.
-func (t *Trainer) validate(step int) (float64, error) {
+func (t *Trainer) validate(step int) error {
 	batches := max(1, int(t.validation.Samples())/t.Config.Train.GlobalBatchSize)
 	if limit := t.Config.Data.ValidationBatches; limit > 0 {
 		batches = min(batches, limit)
@@ -95,13 +90,12 @@ func (t *Trainer) validate(step int) (float64, error) {
 	for b := range batches {
 		sum, labels, err := t.validateBatch(b)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		total, tokens = total+sum, tokens+labels
 	}
-	loss := mean(total, tokens)
-	v := monitor.Validation{Step: step, Steps: t.Config.Train.Steps, Loss: loss}
-	return loss, t.report(func(s monitor.Sink) error { return s.Validation(v) })
+	v := monitor.Validation{Step: step, Steps: t.Config.Train.Steps, Loss: mean(total, tokens)}
+	return t.report(func(s monitor.Sink) error { return s.Validation(v) })
 }
 
 // validateBatch returns the sum of the losses of one batch of global_batch_size samples, and its label tokens.

@@ -12,6 +12,7 @@ import (
 	"lockstep/spmd/config"
 	"lockstep/spmd/data"
 	"lockstep/spmd/mesh"
+	"lockstep/spmd/model"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/optim"
 )
@@ -117,9 +118,7 @@ func (t *Trainer) allocate() error {
 	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum); err != nil {
 		return err
 	}
-	cos, sin := t.Config.Architecture.RoPE.Tables(t.Size.Sequence, t.Config.Architecture.HeadDim)
-	t.Device.Write(t.Stream, t.placed.cos.Region(), device.BytesOf(cos))
-	t.Device.Write(t.Stream, t.placed.sin.Region(), device.BytesOf(sin))
+	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
 	return t.Model.Bind(t.placed.weights)
 }
 
@@ -151,10 +150,7 @@ func (t *Trainer) fill() error {
 // pretrained opens the weights to start from, nil where they are random.
 func (t *Trainer) pretrained() (*checkpoint.Weights, error) {
 	m := t.Config.Model
-	if m.Path == "" || m.Init == "random" {
-		return nil, nil
-	}
-	if !checkpoint.HasWeights(m.Path) {
+	if m.Path == "" || m.Init == "random" || !checkpoint.HasWeights(m.Path) {
 		return nil, nil
 	}
 	w, err := checkpoint.OpenWeights(m.Path)

@@ -1,15 +1,12 @@
 package safetensors
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -68,24 +65,6 @@ func Write(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 		if counter.left != 0 {
 			return fmt.Errorf("writing tensor %q: %s%v takes %d bytes, %d were given", t.Name, t.DType, t.Shape, size, size-counter.left)
 		}
-	}
-	return nil
-}
-
-// WriteFile is Write to a new file at path, which must not exist, and which is on the disk when WriteFile returns. On an
-// error an incomplete file may be left.
-func WriteFile(path string, tensors []Tensor, metadata map[string]string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fmt.Errorf("writing safetensors: %w", err)
-	}
-	defer f.Close()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := Write(w, tensors, metadata); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if err := errors.Join(w.Flush(), f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
 }
