@@ -59,11 +59,11 @@ func (t *Trainer) stop(told bool) error {
 	if err := t.save(false); err != nil {
 		return err
 	}
-	why := "run.stop_step is reached"
 	if told {
-		why = "the run was told to stop"
+		t.Log.Info("the run was told to stop; the same command goes on from here", "step", t.next)
+	} else {
+		t.Log.Info("run.stop_step is reached; raise it or leave it out to go on", "step", t.next)
 	}
-	t.Log.Info(why+"; the same command goes on from here", "step", t.next)
 	return nil
 }
 
