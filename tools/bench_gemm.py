@@ -4,10 +4,11 @@
     bench_gemm.py [--rounds N] [--seconds S] [--threads 1 2] [--shapes REGEXP] [--binary FILE]
 
 From the root of the repository. The script builds the benchmarks of kernels/cpu, asks them for their shapes, and then, in
-every round and for each shape, runs Lockstep's three products and PyTorch's right after them: forward y = x w^T, input
-gradient dx = dy w, weight gradient dw += dy^T x, all float32. Figures are medians over the rounds, in GFLOP/s; "peak" is
-Lockstep's share of a loop of multiply-adds on registers that runs in the same minute. Other work on the machine disturbs
-both alike; more rounds take out more of it.
+every round and for each shape, runs Lockstep's products and PyTorch's right after them: forward y = x w^T, input gradient
+dx = dy w, weight gradient dw += dy^T x, and for squares also y = x^T w^T, all float32. A sample is as many calls as take two
+milliseconds. Figures are medians over samples, then over rounds, in GFLOP/s; "peak" is Lockstep's share of as many
+multiply-adds on registers, on as many threads, in turns with its samples. Other work on the machine disturbs all of them
+alike; more rounds take out more of it.
 
 Needs Go and torch; no test of Lockstep needs this script.
 """
@@ -28,7 +29,7 @@ BENCHMARK = re.compile(
     r"^BenchmarkMatMul/(\w+)/([\w-]+)/(\d+)x(\d+)x(\d+)/threads=(\d+)/(\w+?)(?:-\d+)?\s+\d+\s+[\d.]+ ns/op(.*)$"
 )
 METRIC = re.compile(r"([\d.]+) (GFLOP/s|%peak)")
-PRODUCTS = ("forward", "input", "weight")
+SAMPLE = 2e-3  # seconds, as in kernels/cpu
 
 Shape = collections.namedtuple("Shape", "kernels model tokens outputs inputs threads")
 
@@ -71,39 +72,50 @@ def best_kernels(binary: str) -> str:
 
 
 def torch_products(shape: Shape) -> dict[str, collections.abc.Callable]:
-    """Return PyTorch's three products on random operands, none of which allocates."""
+    """Return PyTorch's products on random operands, none of which allocates."""
     x, w = torch.rand(shape.tokens, shape.inputs), torch.rand(shape.outputs, shape.inputs)
     y, dw = torch.rand(shape.tokens, shape.outputs), torch.zeros(shape.outputs, shape.inputs)
-    return {
+    products = {
         "forward": lambda: torch.mm(x, w.t(), out=y),
         "input": lambda: torch.mm(y, w, out=x),
         "weight": lambda: dw.addmm_(y.t(), x),
     }
+    if shape.model == "square":
+        products["both"] = lambda: torch.mm(x.t(), w.t(), out=y)
+    return products
 
 
 def run_torch(shape: Shape, seconds: float) -> dict[str, float]:
-    """Return PyTorch's GFLOP/s by product."""
+    """Return PyTorch's GFLOP/s by product: the median over samples."""
     torch.set_num_threads(shape.threads)
     flops = 2 * shape.tokens * shape.outputs * shape.inputs
     rates = {}
     for name, product in torch_products(shape).items():
         product()  # touches the memory, sets up what PyTorch keeps
-        count, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds or count == 0:
-            product()
-            count += 1
-        rates[name] = count * flops / elapsed / 1e9
+        start = time.perf_counter()
+        product()
+        calls = int(SAMPLE / (time.perf_counter() - start)) + 1
+        times, begin = [], time.perf_counter()
+        while time.perf_counter() - begin < seconds or not times:
+            start = time.perf_counter()
+            for _ in range(calls):
+                product()
+            times.append((time.perf_counter() - start) / calls)
+        rates[name] = flops / statistics.median(times) / 1e9
     return rates
 
 
 def print_table(samples: dict[tuple[Shape, str], dict[str, list[float]]]) -> None:
-    print("| model | tokens x outputs x inputs | threads | product | Lockstep | peak | PyTorch | ratio |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (shape, product), s in samples.items():
-        ours, theirs = statistics.median(s["ours"]), statistics.median(s["theirs"])
+    """Print a row for each shape, with its products side by side."""
+    print("| model | tokens x outputs x inputs | threads | Lockstep | share of peak | PyTorch | least ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for shape in dict.fromkeys(shape for shape, _ in samples):
+        products = [s for (of, _), s in samples.items() if of == shape]
+        column = {name: [statistics.median(s[name] or [0]) for s in products] for name in ("ours", "peak", "theirs")}
+        ratio = min(ours / theirs for ours, theirs in zip(column["ours"], column["theirs"]))
+        text = {name: " / ".join(f"{x:.0f}" for x in column[name]) for name in column}
         size = f"{shape.tokens}x{shape.outputs}x{shape.inputs}"
-        peak = f"{statistics.median(s['peak']):.0f} %" if s["peak"] else ""
-        row = (shape.model, size, shape.threads, product, f"{ours:.0f}", peak, f"{theirs:.0f}", f"{ours / theirs:.2f}")
+        row = (shape.model, size, shape.threads, text["ours"], text["peak"] + " %", text["theirs"], f"{ratio:.2f}")
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
@@ -116,16 +128,16 @@ def main() -> None:
         first = run_lockstep(binary, f"^BenchmarkMatMul$/^{kernels}$", "1x")
         shapes = dict.fromkeys(s for s, _ in first if s.threads in arguments.threads)
         shapes = [s for s in shapes if re.search(arguments.shapes, f"{s.model}/{s.tokens}x{s.outputs}x{s.inputs}")]
-        samples = {(s, p): {"ours": [], "theirs": [], "peak": []} for s in shapes for p in PRODUCTS}
+        samples = {(s, p): {"ours": [], "theirs": [], "peak": []} for s, p in first if s in shapes}
         for number in range(arguments.rounds):
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
             for s in shapes:
                 pattern = f"^BenchmarkMatMul$/^{s.kernels}$/^{s.model}$/^{s.tokens}x{s.outputs}x{s.inputs}$/^threads={s.threads}$"
                 ours = run_lockstep(binary, pattern, f"{arguments.seconds}s")
                 theirs = run_torch(s, arguments.seconds)
-                for p in PRODUCTS:
+                for p, rate in theirs.items():
                     samples[s, p]["ours"].append(ours[s, p]["GFLOP/s"])
-                    samples[s, p]["theirs"].append(theirs[p])
+                    samples[s, p]["theirs"].append(rate)
                     if "%peak" in ours[s, p]:
                         samples[s, p]["peak"].append(ours[s, p]["%peak"])
     print(f"kernel set {kernels}; PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; medians of {arguments.rounds} rounds\n")

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,10 +19,10 @@ func BenchmarkTile(b *testing.B) {
 		b.Run(set.name, func(b *testing.B) {
 			t := &set.tile
 			a, p, c := noise(t.a.width*blockK, 1, 1), noise(t.b.width*blockK, 2, 1), make([]float32, t.a.width*t.b.width)
-			for b.Loop() {
+			d, _ := open(b, set.name, 1)
+			besidePeak(b, d, 2*float64(blockK*t.a.width*t.b.width), func() {
 				t.multiply(blockK, &a[0], &p[0], &c[0], t.b.width, false)
-			}
-			reportRate(b, 2*float64(blockK*t.a.width*t.b.width))
+			})
 		})
 	}
 }
@@ -48,7 +49,8 @@ func benchLayers() []layer {
 }
 
 // BenchmarkMatMul runs the three products of linear layers, on one or two threads: forward y = x w^T, input dx = dy w, and
-// weight dw += dy^T x. It reports GFLOP/s and the share of the multiply-adds that as many threads do on registers alone.
+// weight dw += dy^T x; and of squares y = x^T w^T besides, which no layer needs. It reports GFLOP/s and the share of the
+// multiply-adds that as many threads do on registers alone.
 func BenchmarkMatMul(b *testing.B) {
 	for _, set := range KernelSets() {
 		for _, l := range benchLayers() {
@@ -64,31 +66,75 @@ func (l layer) bench(b *testing.B, set string, threads int) {
 	d, s := open(b, set, threads)
 	x, w := benchMatrix(b, d, l.tokens, l.inputs), benchMatrix(b, d, l.outputs, l.inputs)
 	y, dw := benchMatrix(b, d, l.tokens, l.outputs), benchMatrix(b, d, l.outputs, l.inputs)
-	for _, p := range []struct {
-		name    string
-		c, a, b kernels.Tensor
-		o       kernels.MatMulOptions
-	}{
-		{"forward", y, x, w, kernels.MatMulOptions{TransB: true}},
-		{"input", x, y, w, kernels.MatMulOptions{}},
-		{"weight", dw, y, x, kernels.MatMulOptions{TransA: true, Accumulate: true}},
-	} {
-		b.Run(p.name, func(b *testing.B) {
-			peak := peakRate(d)
-			d.MatMul(s, p.c, p.a, p.b, p.o) // touches the memory
-			b.ResetTimer()
-			for b.Loop() {
-				d.MatMul(s, p.c, p.a, p.b, p.o)
-			}
-			rate := reportRate(b, 2*float64(l.tokens)*float64(l.outputs)*float64(l.inputs))
-			if peak > 0 {
-				b.ReportMetric(100*rate/peak, "%peak")
-			}
+	flops := 2 * float64(l.tokens) * float64(l.outputs) * float64(l.inputs)
+	product := func(name string, c, a, b2 kernels.Tensor, o kernels.MatMulOptions) {
+		b.Run(name, func(b *testing.B) {
+			besidePeak(b, d, flops, func() { d.MatMul(s, c, a, b2, o) })
 		})
+	}
+	product("forward", y, x, w, kernels.MatMulOptions{TransB: true})
+	product("input", x, y, w, kernels.MatMulOptions{})
+	product("weight", dw, y, x, kernels.MatMulOptions{TransA: true, Accumulate: true})
+	if l.name == "square" {
+		product("both", y, x, w, kernels.MatMulOptions{TransA: true, TransB: true})
 	}
 	if err := s.Synchronize(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// benchSample is the least time of a sample.
+const benchSample = 2 * time.Millisecond
+
+// besidePeak runs, in turns, product and as many multiply-adds on registers, on the same threads. A sample of either is some
+// calls that take some milliseconds. What is reported are the medians over all samples: of the time of a call, of the
+// rate, and of the rate's share of that of the registers in the sample before it. So neither the clock's changes nor other
+// work on the machine, which hit both, show in the share.
+func besidePeak(b *testing.B, d *Device, flops float64, product func()) {
+	product() // touches the memory
+	start := time.Now()
+	product()
+	calls := int(benchSample/max(time.Since(start), 1)) + 1
+	var seconds, shares []float64
+	for b.Loop() {
+		peak := d.peakTime(flops * float64(calls)).Seconds()
+		start := time.Now()
+		for range calls {
+			product()
+		}
+		sample := time.Since(start).Seconds()
+		seconds, shares = append(seconds, sample/float64(calls)), append(shares, 100*peak/sample)
+	}
+	call := median(seconds)
+	b.ReportMetric(1e9*call, "ns/op")
+	b.ReportMetric(flops/call/1e9, "GFLOP/s")
+	if d.set.tile.peak != nil {
+		b.ReportMetric(median(shares), "%peak")
+	}
+}
+
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
+// peakTime runs so many floating-point operations as multiply-adds on registers, on all threads, and returns the time that
+// it took; 0 where the kernel set has no such loop.
+func (d *Device) peakTime(flops float64) time.Duration {
+	t := &d.set.tile
+	if t.peak == nil {
+		return 0
+	}
+	const kc = 512 // some microseconds
+	parts := max(1, int(flops/(2*kc*float64(t.a.width*t.b.width))))
+	start := time.Now()
+	d.parallel(&call{}, parts, func(d *Device, _ *call, _ *worker, from, to int) {
+		for range to - from {
+			d.set.tile.peak(kc)
+		}
+	})
+	whole := flops / (2 * kc * float64(t.a.width*t.b.width) * float64(parts))
+	return time.Duration(whole * float64(time.Since(start)))
 }
 
 // benchMatrix returns a matrix of a few repeated values: making random ones for the largest takes longer than the products.
@@ -100,28 +146,6 @@ func benchMatrix(b *testing.B, d *Device, rows, cols int) kernels.Tensor {
 		values = values[copy(values, pattern):]
 	}
 	return t
-}
-
-// peakRate returns the GFLOP/s of all threads' multiply-adds on registers, the best of a few runs of some milliseconds; 0
-// where the kernel set has no such loop.
-func peakRate(d *Device) float64 {
-	t, best := &d.set.tile, 0.0
-	if t.peak == nil {
-		return 0
-	}
-	const kc, partsPerThread = 5000, 50
-	parts := partsPerThread * len(d.pool.workers)
-	for range 10 {
-		start := time.Now()
-		d.parallel(&call{}, parts, func(d *Device, _ *call, _ *worker, from, to int) {
-			for range to - from {
-				d.set.tile.peak(kc)
-			}
-		})
-		flops := 2 * float64(kc) * float64(parts) * float64(t.a.width*t.b.width)
-		best = max(best, flops/time.Since(start).Seconds()/1e9)
-	}
-	return best
 }
 
 // BenchmarkAttention counts the products of both passes over the whole square of scores, half of them where it is causal.

@@ -19,6 +19,11 @@ func (v x86) gemm(p *printer) {
 // unroll is how many k one round of the inner loop takes.
 const unroll = 4
 
+// fetchAhead is how many k before the last one the tile's lines of C are fetched. That is far enough ahead for memory. Were
+// it at the beginning, A and B would push some of them out again: rows of C lie in one set of the cache where their distance
+// is a power of two.
+const fetchAhead = 96
+
 // multiply writes the tile kernel:
 //
 //	func multiplyX(kc int, a, b, c *float32, ldc int, accumulate bool)
@@ -32,6 +37,21 @@ func (v x86) multiply(p *printer) {
 	}
 	p.op("MOVBLZX accumulate+40(FP), DX")
 	p.op("SHLQ $2, R8")
+	for i := range 2 * rows {
+		v.zero(p, v.firstSum()+i)
+	}
+	p.op("MOVQ CX, R9")
+	p.op("SUBQ $%d, R9", fetchAhead)
+	p.op("JLE fetch")
+	p.op("ANDQ $-%d, R9", unroll)
+	p.op("JZ fetch")
+	p.op("SUBQ R9, CX")
+	p.op("PCALIGN $32")
+	p.label("early")
+	v.multiplySteps(p)
+	p.op("SUBQ $%d, R9", unroll)
+	p.op("JNZ early")
+	p.label("fetch")
 	p.op("MOVQ DI, AX")
 	for i := range rows {
 		p.op("PREFETCHT0 (AX)")
@@ -40,18 +60,11 @@ func (v x86) multiply(p *printer) {
 			p.op("ADDQ R8, AX")
 		}
 	}
-	for i := range 2 * rows {
-		v.zero(p, v.firstSum()+i)
-	}
 	p.op("SUBQ $%d, CX", unroll)
 	p.op("JLT rest")
 	p.op("PCALIGN $32")
 	p.label("loop")
-	for k := range unroll {
-		v.multiplyStep(p, k)
-	}
-	p.op("ADDQ $%d, SI", unroll*4*rows)
-	p.op("ADDQ $%d, BX", unroll*4*v.tileCols())
+	v.multiplySteps(p)
 	p.op("SUBQ $%d, CX", unroll)
 	p.op("JGE loop")
 	p.label("rest")
@@ -69,6 +82,15 @@ func (v x86) multiply(p *printer) {
 	v.storeTile(p, false)
 	p.label("add")
 	v.storeTile(p, true)
+}
+
+// multiplySteps adds the products of the next few k.
+func (v x86) multiplySteps(p *printer) {
+	for k := range unroll {
+		v.multiplyStep(p, k)
+	}
+	p.op("ADDQ $%d, SI", unroll*4*v.tileRows())
+	p.op("ADDQ $%d, BX", unroll*4*v.tileCols())
 }
 
 // multiplyStep adds the products of one k, the k-th after SI and BX.
