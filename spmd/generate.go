@@ -11,7 +11,7 @@ import (
 	"lockstep/kernels/cpu"
 	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint"
-	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/generate"
 	"lockstep/spmd/model"
 )
@@ -78,11 +78,11 @@ func (p *program) generate(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	tokenizer, err := data.ReadTokenizer(o.dir)
+	tok, err := tokenizer.Open(o.dir)
 	if err != nil {
 		return err
 	}
-	o.sampling.EOD, o.sampling.Vocabulary = data.EndOfDocument, data.ByteVocabSize
+	o.sampling.EOD, o.sampling.Vocabulary = tok.EOD(), tok.VocabSize()
 	if o.threads == 0 {
 		o.threads = runtime.NumCPU()
 	}
@@ -97,7 +97,7 @@ func (p *program) generate(args []string) (err error) {
 		return err
 	}
 	fmt.Fprint(p.stdout, o.prompt)
-	err = generate.Text(p.stdout, m, dev, stream, tokenizer, o.prompt, o.sampling)
+	err = generate.Text(p.stdout, m, dev, stream, tok, o.prompt, o.sampling)
 	fmt.Fprintln(p.stdout)
 	return err
 }

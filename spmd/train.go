@@ -19,7 +19,7 @@ import (
 	"lockstep/kernels/cpu"
 	"lockstep/kernels/device"
 	"lockstep/spmd/config"
-	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/generate"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/train"
@@ -201,9 +201,9 @@ func (r *rank) sample(stream device.Stream) error {
 		return nil
 	}
 	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
-	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, data.ByteTokenizer{}, m.SamplePrompt,
-		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: data.EndOfDocument,
-			Vocabulary: data.ByteVocabSize})
+	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, tokenizer.Bytes{}, m.SamplePrompt,
+		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: tokenizer.EndOfDocument,
+			Vocabulary: tokenizer.Bytes{}.VocabSize()})
 	fmt.Fprintln(r.stdout)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 )
 
 // goroot is the directory of Go's sources.
@@ -86,7 +87,7 @@ func (l *loader) checkOpens(paths, size string, o data.Options) {
 		o.SequenceLength = 1
 	}
 	if !l.usable("data.eod") {
-		o.EOD = data.EndOfDocument
+		o.EOD = tokenizer.EndOfDocument
 	}
 	err := opens(o)
 	if err == nil {

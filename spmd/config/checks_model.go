@@ -6,12 +6,9 @@ import (
 	"path/filepath"
 
 	"lockstep/spmd/checkpoint"
-	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 )
-
-// byteVocabulary is the number of ids of the byte tokenizer: the bytes and the end of a document.
-const byteVocabulary = data.EndOfDocument + 1
 
 // checkModel reads the model's config.json and checks what the run asks of it.
 func (l *loader) checkModel() {
@@ -61,10 +58,10 @@ func (l *loader) modelProblem(name, what, remedy string) {
 
 // checkVocabulary checks that the model has a row for every id that the tokens can have.
 func (l *loader) checkVocabulary() {
-	size := l.config.Architecture.VocabSize
-	if l.usable("data.tokenizer", "data.format") && l.config.Data.Tokenizer == "bytes" && size < byteVocabulary {
-		l.modelProblem("vocab_size", fmt.Sprintf(`%d is too small for data.tokenizer = "bytes", which has %d ids`, size, byteVocabulary),
-			fmt.Sprintf("use at least %d", byteVocabulary))
+	size, ids := l.config.Architecture.VocabSize, tokenizer.Bytes{}.VocabSize()
+	if l.usable("data.tokenizer", "data.format") && l.config.Data.Tokenizer == "bytes" && size < ids {
+		l.modelProblem("vocab_size", fmt.Sprintf(`%d is too small for data.tokenizer = "bytes", which has %d ids`, size, ids),
+			fmt.Sprintf("use at least %d", ids))
 		return
 	}
 	if eod := l.config.Data.EOD; l.usable("data.eod") && eod >= size {

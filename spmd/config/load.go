@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 )
 
 // LoadOptions say where a configuration is and what it will run on.
@@ -76,7 +76,7 @@ func (l *loader) resolve() {
 		d.Tokenizer = "bytes"
 	}
 	if d.Tokenizer == "bytes" && d.EOD < 0 {
-		d.EOD = data.EndOfDocument
+		d.EOD = tokenizer.EndOfDocument
 	}
 }
 

@@ -46,7 +46,7 @@ type Options struct {
 	Paths []string
 	// Exclude are paths like Paths whose files are left out: the validation data, which training must not see.
 	Exclude []string
-	// EOD is the end-of-document token that follows each file of text: EndOfDocument for the byte tokenizer, and no
+	// EOD is the end-of-document token that follows each file of text: tokenizer.EndOfDocument for the byte tokenizer, and no
 	// default, as 0 is a token too. In megatron files the documents carry theirs.
 	EOD int32
 	// VocabSize is the number of ids of the model, 0 for no limit. A token beyond it is an error.

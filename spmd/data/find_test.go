@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"lockstep/spmd/data/tokenizer"
 )
 
 func TestFindFiles(t *testing.T) {
@@ -111,7 +113,7 @@ func TestUnreadableFiles(t *testing.T) {
 		t.Skip("this user may read every file")
 	}
 	for path, want := range map[string]string{"a": "a/x: permission denied", "b": "permission denied", "b/**": "permission denied"} {
-		_, err := openText(Options{Paths: []string{filepath.Join(dir, path)}, EOD: EndOfDocument})
+		_, err := openText(Options{Paths: []string{filepath.Join(dir, path)}, EOD: tokenizer.EndOfDocument})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", path, err, want)
 		}

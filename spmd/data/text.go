@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"sort"
+
+	"lockstep/spmd/data/tokenizer"
 )
 
 const (
@@ -48,9 +50,9 @@ type openFile struct {
 // openText finds the files of o and records their sizes.
 func openText(o Options) (*textSource, error) {
 	if o.EOD < 0 {
-		return nil, fmt.Errorf("end-of-document token %d; use an id from 0 on, such as %d", o.EOD, EndOfDocument)
+		return nil, fmt.Errorf("end-of-document token %d; use an id from 0 on, such as %d", o.EOD, tokenizer.EndOfDocument)
 	}
-	if need := max(int(o.EOD)+1, EndOfDocument); o.VocabSize > 0 && o.VocabSize < need {
+	if need := max(int(o.EOD)+1, tokenizer.EndOfDocument); o.VocabSize > 0 && o.VocabSize < need {
 		return nil, fmt.Errorf("text has byte ids 0 to 255 and end-of-document token %d, but the model's vocabulary has %d ids; "+
 			"give the model a vocabulary of at least %d", o.EOD, o.VocabSize, need)
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"lockstep/spmd/data/tokenizer"
 )
 
 // writeFiles writes files below a new directory and returns it, behind all links. A name that ends in a slash is an
@@ -43,7 +45,7 @@ func writeFiles(t *testing.T, files map[string]string) string {
 func mustText(t *testing.T, o Options) *textSource {
 	t.Helper()
 	if o.EOD == 0 {
-		o.EOD = EndOfDocument
+		o.EOD = tokenizer.EndOfDocument
 	}
 	s, err := openText(o)
 	if err != nil {
@@ -92,9 +94,9 @@ func TestTextReadsAnyRange(t *testing.T) {
 	s := mustText(t, Options{Paths: []string{writeFiles(t, files)}})
 	var want []int32
 	for i := range 3 * maxOpenFiles {
-		want = append(ByteTokenizer{}.Encode(want, files[fmt.Sprintf("f%03d", i)]), EndOfDocument)
+		want = append(tokenizer.Bytes{}.Encode(want, files[fmt.Sprintf("f%03d", i)]), tokenizer.EndOfDocument)
 	}
-	want = append(ByteTokenizer{}.Encode(want, files["g"]), EndOfDocument)
+	want = append(tokenizer.Bytes{}.Encode(want, files["g"]), tokenizer.EndOfDocument)
 	if got := readAll(t, s); !slices.Equal(got, want) {
 		t.Fatal("the whole differs from the files")
 	}
@@ -188,7 +190,7 @@ func TestTextErrors(t *testing.T) {
 
 func TestOpenText(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"train/a": "abcdefg", "train/b": "hij", "valid/v": "klm"})
-	d, err := Open(Options{Format: "text", Paths: []string{dir + "/**"}, Exclude: []string{dir + "/valid"}, EOD: EndOfDocument,
+	d, err := Open(Options{Format: "text", Paths: []string{dir + "/**"}, Exclude: []string{dir + "/valid"}, EOD: tokenizer.EndOfDocument,
 		VocabSize: 257, SequenceLength: 5})
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/random"
 )
@@ -30,16 +31,8 @@ type Options struct {
 	EOD int32
 }
 
-// A Tokenizer turns text into tokens and back.
-type Tokenizer interface {
-	// Encode appends the ids of text to dst.
-	Encode(dst []int32, text string) []int32
-	// Decode appends the bytes of ids to dst.
-	Decode(dst []byte, ids []int32) ([]byte, error)
-}
-
 // Text writes the continuation of prompt to w as it is generated. The model must be bound and s be idle.
-func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok Tokenizer, prompt string, o Options) (err error) {
+func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok tokenizer.Tokenizer, prompt string, o Options) (err error) {
 	ids := tok.Encode(nil, prompt)
 	if len(ids) == 0 {
 		ids = []int32{o.EOD}
@@ -59,16 +52,18 @@ func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok To
 	}()
 	logits, err := dec.Prompt(ids)
 	numbers := random.New(o.Seed, "generate", prompt)
-	var text []byte
+	text := tokenizer.NewStream(tok, ids, false)
+	defer func() {
+		if err == nil {
+			_, err = io.WriteString(w, text.Rest())
+		}
+	}()
 	for i := len(ids); err == nil; i++ {
 		id := sample(logits, o, numbers.Float64(uint64(i)))
 		if id == o.EOD {
 			return nil
 		}
-		if text, err = tok.Decode(text[:0], []int32{id}); err != nil {
-			return err
-		}
-		if _, err := w.Write(text); err != nil {
+		if _, err := io.WriteString(w, text.Next(id)); err != nil {
 			return err
 		}
 		if i+1 >= positions {

@@ -7,7 +7,7 @@ import (
 
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
-	"lockstep/spmd/data"
+	"lockstep/spmd/data/tokenizer"
 )
 
 // modelDir is where the trained model goes.
@@ -32,10 +32,7 @@ func (t *Trainer) writeModel() error {
 	}
 	if t.Config.Data.Tokenizer == "bytes" {
 		var err error
-		if m.Files["tokenizer.json"], err = data.TokenizerJSON(); err != nil {
-			return err
-		}
-		if m.Files["tokenizer_config.json"], err = data.TokenizerConfigJSON(); err != nil {
+		if m.Files, err = (tokenizer.Bytes{}).Files(); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package data
+package tokenizer
 
 import (
 	"bytes"
@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// The ids of the byte tokenizer: 0 to 255 are the bytes of UTF-8 text, 256 ends a document.
 const (
+	// EndOfDocument is the id of Bytes that ends a document.
 	EndOfDocument = 256
-	// ByteVocabSize is how many ids there are.
-	ByteVocabSize = 257
 	// endOfDocumentText stands for EndOfDocument in tokenizer.json and in decoded text.
 	endOfDocumentText = "<|endoftext|>"
 )
@@ -23,38 +22,84 @@ const (
 // maxTokenizerBytes limits tokenizer.json; the largest known ones have about 35 MB.
 const maxTokenizerBytes = 128 << 20
 
-// A ByteTokenizer maps text to its bytes and back. It has no state.
+// Bytes is the Tokenizer of ids 0 to 255 for the bytes of the text, and EndOfDocument.
 //
 // As a Hugging Face tokenizer it is a byte-level BPE without merges: each byte has a printable character of its own (the
 // alphabet of GPT-2), and the vocabulary is those 256 characters, in the order of the bytes. Transformers differs in two
 // ways: it recognises the end-of-document token where it is written out in a text, while Encode does not, so that no text
 // can end a document; and its AutoTokenizer version 5 loads every model of type qwen2 with Qwen2Tokenizer, which puts
 // text into normal form C first, whatever the file says.
-type ByteTokenizer struct{}
+type Bytes struct{}
 
-// Encode appends the ids of text to dst.
-func (ByteTokenizer) Encode(dst []int32, text string) []int32 {
+// VocabSize implements Tokenizer.
+func (Bytes) VocabSize() int { return EndOfDocument + 1 }
+
+// Encode implements Tokenizer. Text is taken as it is, UTF-8 or not.
+func (Bytes) Encode(dst []int32, text string) []int32 {
 	for i := range len(text) {
 		dst = append(dst, int32(text[i]))
 	}
 	return dst
 }
 
-// Decode appends the bytes of ids to dst; they are valid UTF-8 where whole characters were encoded. The
-// end-of-document token becomes its name. An id beyond it is an error.
-func (ByteTokenizer) Decode(dst []byte, ids []int32) ([]byte, error) {
-	for i, id := range ids {
+// EncodeSpecial implements Tokenizer: nothing is added.
+func (b Bytes) EncodeSpecial(dst []int32, text string) []int32 { return b.Encode(dst, text) }
+
+// Decode implements Tokenizer.
+func (Bytes) Decode(ids []int32, skipSpecial bool) string {
+	var text strings.Builder
+	for _, id := range ids {
 		switch {
-		case id >= 0 && id < 256:
-			dst = append(dst, byte(id))
-		case id == EndOfDocument:
-			dst = append(dst, endOfDocumentText...)
-		default:
-			return dst, fmt.Errorf("token %d is %d, the byte tokenizer has ids 0 to %d", i, id, EndOfDocument)
+		case id >= 0 && id < EndOfDocument:
+			text.WriteByte(byte(id))
+		case id == EndOfDocument && !skipSpecial:
+			text.WriteString(endOfDocumentText)
 		}
 	}
-	return dst, nil
+	return validUTF8(text.String())
 }
+
+// ID implements Tokenizer. Names are those of the tokenizer.json.
+func (Bytes) ID(token string) (int32, bool) {
+	if token == endOfDocumentText {
+		return EndOfDocument, true
+	}
+	for b, char := range byteAlphabet() {
+		if token == string(char) {
+			return int32(b), true
+		}
+	}
+	return 0, false
+}
+
+// BOS implements Tokenizer: there is none.
+func (Bytes) BOS() int32 { return -1 }
+
+// EOD implements Tokenizer.
+func (Bytes) EOD() int32 { return EndOfDocument }
+
+// Fingerprint implements Tokenizer.
+func (Bytes) Fingerprint() string { return "bytes" }
+
+// Files implements Tokenizer: a tokenizer.json, and a tokenizer_config.json that names the class for Transformers'
+// AutoTokenizer.
+func (Bytes) Files() (map[string][]byte, error) {
+	tokenizer, err := bytesJSON()
+	if err != nil {
+		return nil, err
+	}
+	config, err := bytesConfigJSON()
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{fileName: tokenizer, configName: config}, nil
+}
+
+// Names of a tokenizer's files in a model directory.
+const (
+	fileName   = "tokenizer.json"
+	configName = "tokenizer_config.json"
+)
 
 // byteAlphabet returns the character that stands for each byte in a byte-level vocabulary: itself for a printable
 // character of Latin-1 other than the soft hyphen, the characters from U+0100 on for the rest, in order.
@@ -130,8 +175,8 @@ type tokenizerModel struct {
 	Merges                  []json.RawMessage `json:"merges"`
 }
 
-// TokenizerJSON returns the tokenizer.json of the byte tokenizer.
-func TokenizerJSON() ([]byte, error) {
+// bytesJSON returns the tokenizer.json of the byte tokenizer.
+func bytesJSON() ([]byte, error) {
 	// Written by hand, so that the ids are in order; a Go map would be sorted by its keys.
 	var vocab bytes.Buffer
 	for b, char := range byteAlphabet() {
@@ -152,9 +197,9 @@ func TokenizerJSON() ([]byte, error) {
 	}, "tokenizer.json")
 }
 
-// TokenizerConfigJSON returns the tokenizer_config.json of the byte tokenizer, which names the class for
+// bytesConfigJSON returns the tokenizer_config.json of the byte tokenizer, which names the class for
 // Transformers' AutoTokenizer.
-func TokenizerConfigJSON() ([]byte, error) {
+func bytesConfigJSON() ([]byte, error) {
 	return indented(struct {
 		Class   string `json:"tokenizer_class"`
 		EOS     string `json:"eos_token"`
@@ -174,31 +219,31 @@ func indented(v any, name string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ReadTokenizer reads the tokenizer of a model directory. Only the byte tokenizer is known: a byte-level tokenizer.json
+// Open reads the tokenizer of a model directory. Only the byte tokenizer is known: a byte-level tokenizer.json
 // without merges. Any other is refused with what it is; a directory without a tokenizer is fs.ErrNotExist.
-func ReadTokenizer(dir string) (ByteTokenizer, error) {
+func Open(dir string) (Tokenizer, error) {
 	path := filepath.Join(dir, "tokenizer.json")
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Join(dir, "tokenizer.model")); err == nil {
-			return ByteTokenizer{}, fmt.Errorf("%s has a SentencePiece tokenizer.model and no tokenizer.json; %s", dir, onlyBytes)
+			return nil, fmt.Errorf("%s has a SentencePiece tokenizer.model and no tokenizer.json; %s", dir, onlyBytes)
 		}
 	}
 	if err != nil {
-		return ByteTokenizer{}, fmt.Errorf("reading the tokenizer: %w", err)
+		return nil, fmt.Errorf("reading the tokenizer: %w", err)
 	}
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxTokenizerBytes+1))
 	if err != nil {
-		return ByteTokenizer{}, fmt.Errorf("reading %s: %w", path, err)
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if len(content) > maxTokenizerBytes {
-		return ByteTokenizer{}, fmt.Errorf("%s has more than %s; %s", path, megabytes(maxTokenizerBytes), onlyBytes)
+		return nil, fmt.Errorf("%s has more than %s; %s", path, fmt.Sprintf("%d MiB", maxTokenizerBytes>>20), onlyBytes)
 	}
 	if err := checkTokenizer(content); err != nil {
-		return ByteTokenizer{}, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return ByteTokenizer{}, nil
+	return Bytes{}, nil
 }
 
 // onlyBytes is the remedy for tokenizers that are not known.
@@ -222,7 +267,7 @@ func checkTokenizer(content []byte) error {
 	case m.Type != "BPE":
 		return refuse("has a model of type %q", m.Type)
 	case len(m.Merges) > 0:
-		return refuse("is a BPE with %s", count(int64(len(m.Merges)), "merge"))
+		return refuse("is a BPE with %d merges", len(m.Merges))
 	case f.Normalizer != nil:
 		return refuse("has a normalizer of type %q", f.Normalizer.Type)
 	case f.PreTokenizer == nil || f.PreTokenizer.Type != "ByteLevel" || f.PreTokenizer.AddPrefixSpace:
@@ -232,8 +277,8 @@ func checkTokenizer(content []byte) error {
 	case deref(m.ContinuingSubwordPrefix) != "" || deref(m.EndOfWordSuffix) != "" || m.ByteFallback:
 		return refuse("marks parts of words in its vocabulary")
 	case len(f.AddedTokens) != 1 || f.AddedTokens[0].ID != EndOfDocument || f.AddedTokens[0].Content != endOfDocumentText:
-		return refuse("has %s, not %q alone with id %d",
-			count(int64(len(f.AddedTokens)), "added token"), endOfDocumentText, EndOfDocument)
+		return refuse("has %d added tokens, not %q alone with id %d",
+			len(f.AddedTokens), endOfDocumentText, EndOfDocument)
 	}
 	return checkVocabulary(m.Vocab, refuse)
 }
@@ -248,7 +293,7 @@ func checkVocabulary(content []byte, refuse func(string, ...any) error) error {
 		delete(vocab, endOfDocumentText)
 	}
 	if len(vocab) != 256 {
-		return refuse("has %s beside the end of a document, not 256", count(int64(len(vocab)), "token"))
+		return refuse("has %d tokens beside the end of a document, not 256", len(vocab))
 	}
 	for b, char := range byteAlphabet() {
 		if id, ok := vocab[string(char)]; !ok || id != b {

@@ -1,37 +1,45 @@
-package data
+package tokenizer
 
 import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-func mustTokenizerJSON(t testing.TB) string {
+func mustBytesJSON(t testing.TB) string {
 	t.Helper()
-	content, err := TokenizerJSON()
+	content, err := bytesJSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(content)
 }
 
-func TestByteTokenizer(t *testing.T) {
-	var tok ByteTokenizer
+func TestBytes(t *testing.T) {
+	var tok Bytes
 	text := "aé日\x00\n" + endOfDocumentText
 	ids := tok.Encode([]int32{7}, text)
 	if len(ids) != 1+len(text) || ids[1] != 'a' || ids[2] != 0xC3 || ids[3] != 0xA9 {
 		t.Errorf("ids %v", ids)
 	}
-	got, err := tok.Decode([]byte("> "), append(ids[1:], EndOfDocument))
-	if want := "> " + text + endOfDocumentText; err != nil || string(got) != want {
-		t.Errorf("decoded %q (%v), want %q", got, err, want)
+	ids = append(ids[1:], EndOfDocument, 0xE6, 'x', -1, EndOfDocument+1)
+	if got, want := tok.Decode(ids, false), text+endOfDocumentText+"\uFFFDx"; got != want {
+		t.Errorf("decoded %q, want %q", got, want)
 	}
-	for _, id := range []int32{-1, ByteVocabSize} {
-		if _, err := tok.Decode(nil, []int32{0, id}); err == nil || !strings.Contains(err.Error(), "token 1 is") {
-			t.Errorf("id %d: error %v", id, err)
+	if got, want := tok.Decode(ids, true), text+"\uFFFDx"; got != want {
+		t.Errorf("decoded %q without special tokens, want %q", got, want)
+	}
+	for name, want := range map[string]int32{endOfDocumentText: EndOfDocument, "Ġ": ' ', "a": 'a'} {
+		if id, ok := tok.ID(name); !ok || id != want {
+			t.Errorf("%q has id %d, %t, want %d", name, id, ok, want)
 		}
+	}
+	if id, ok := tok.ID("aa"); ok {
+		t.Errorf("\"aa\" has id %d", id)
 	}
 }
 
@@ -54,37 +62,37 @@ func TestByteAlphabet(t *testing.T) {
 }
 
 func TestTokenizerFiles(t *testing.T) {
-	config, err := TokenizerConfigJSON()
+	config, err := bytesConfigJSON()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, content := range []string{mustTokenizerJSON(t), string(config)} {
+	for _, content := range []string{mustBytesJSON(t), string(config)} {
 		if !json.Valid([]byte(content)) || !strings.Contains(content, endOfDocumentText) {
 			t.Errorf("not JSON, or without the end of a document:\n%s", content)
 		}
 	}
-	dir := writeFiles(t, map[string]string{"tokenizer.json": mustTokenizerJSON(t), "tokenizer_config.json": string(config)})
-	if _, err := ReadTokenizer(dir); err != nil {
+	dir := writeFiles(t, map[string]string{"tokenizer.json": mustBytesJSON(t), "tokenizer_config.json": string(config)})
+	if _, err := Open(dir); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestReadTokenizerErrors(t *testing.T) {
-	if _, err := ReadTokenizer(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+func TestOpenErrors(t *testing.T) {
+	if _, err := Open(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty directory: %v", err)
 	}
 	dir := writeFiles(t, map[string]string{"tokenizer.model": "\n"})
-	if _, err := ReadTokenizer(dir); err == nil || !strings.Contains(err.Error(), "has a SentencePiece tokenizer.model") {
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "has a SentencePiece tokenizer.model") {
 		t.Errorf("SentencePiece: %v", err)
 	}
 	dir = writeFiles(t, map[string]string{"tokenizer.json": "{"})
-	if _, err := ReadTokenizer(dir); err == nil || !strings.Contains(err.Error(), dir+"/tokenizer.json: byte 1") {
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), dir+"/tokenizer.json: byte 1") {
 		t.Errorf("a damaged file: %v", err)
 	}
 }
 
 func TestCheckTokenizer(t *testing.T) {
-	good := mustTokenizerJSON(t)
+	good := mustBytesJSON(t)
 	// What Transformers makes of the file when it saves it.
 	saved := strings.Replace(good, `"post_processor": null`,
 		`"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}`, 1)
@@ -121,7 +129,7 @@ func TestCheckTokenizer(t *testing.T) {
 
 // FuzzCheckTokenizer: what passes is JSON that gives each byte its number.
 func FuzzCheckTokenizer(f *testing.F) {
-	good := mustTokenizerJSON(f)
+	good := mustBytesJSON(f)
 	f.Add([]byte(good))
 	f.Add([]byte(strings.Replace(good, `"merges": []`, `"merges": [1]`, 1)))
 	f.Add([]byte(`{"model": {"type": "BPE", "vocab": []}}`))
@@ -136,8 +144,20 @@ func FuzzCheckTokenizer(f *testing.F) {
 		if err := json.Unmarshal(content, &file); err != nil {
 			t.Fatal(err)
 		}
-		if file.Model.Vocab["a"] != 'a' || file.Model.Vocab["Ġ"] != ' ' || len(file.Model.Vocab) > ByteVocabSize {
+		if file.Model.Vocab["a"] != 'a' || file.Model.Vocab["Ġ"] != ' ' || len(file.Model.Vocab) > (EndOfDocument+1) {
 			t.Errorf("accepted a vocabulary of %d tokens with a = %d", len(file.Model.Vocab), file.Model.Vocab["a"])
 		}
 	})
+}
+
+// writeFiles writes files into a directory for the test.
+func writeFiles(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
