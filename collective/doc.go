@@ -13,7 +13,8 @@
 // # Operations
 //
 // A Group's operations run as work on a stream of the group's own: they wait for an event of the computation and return one,
-// so that they overlap with it. They read and write the device's memory in place. For p members and n bytes:
+// so that they overlap with it. A caller that would wait at once uses Group.Blocking, whose operations run on its own
+// goroutine. Operations read and write the device's memory in place. For p members and n bytes:
 //
 //	operation    algorithm                                     steps         bytes sent by each member
 //	all-reduce   vector halving, distance doubling             2 log2(p)     2 n (p-1)/p

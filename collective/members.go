@@ -25,14 +25,20 @@ const (
 )
 
 // A group implements Group over links. Operations run as work on the group's stream, one at a time, so that scratch memory
-// and links are used by one goroutine.
+// and links are used by one goroutine. It is one of two views of what it points to, see Blocking.
 type group struct {
+	*members
+	stream device.HostStream
+}
+
+// members are what the views of a group share.
+type members struct {
 	world  *World
 	name   string
 	id     uint64
-	ranks  []int // the members' ranks in the job
-	me     int   // this rank's position among them
-	stream device.HostStream
+	ranks  []int      // the members' ranks in the job
+	me     int        // this rank's position among them
+	direct *group     // the view that Blocking returns
 	mu     sync.Mutex // guards links while they are made
 	links  []link     // by position; nil at this rank's own
 
@@ -56,10 +62,11 @@ type group struct {
 type groupError struct{ err error }
 
 func (w *World) newGroup(name string, ranks []int, nth int, stream device.HostStream) *group {
-	g := &group{
+	g := &group{stream: stream, members: &members{
 		world: w, name: name, id: groupID(name, ranks, nth), ranks: slices.Clone(ranks), me: slices.Index(ranks, w.o.Place.Rank),
-		stream: stream, links: make([]link, len(ranks)), segment: w.o.segmentBytes, smallest: w.o.smallBytes,
-	}
+		links: make([]link, len(ranks)), segment: w.o.segmentBytes, smallest: w.o.smallBytes,
+	}}
+	g.direct = &group{members: g.members, stream: &blockingStream{HostStream: stream}}
 	if len(ranks) > 1 {
 		g.scratch = make([]byte, max(g.segment, g.smallest, 64)) // at least one element of any type, and aligned for it
 	}
@@ -81,6 +88,9 @@ func (g *group) Rank() int { return g.me }
 
 // Size returns the number of members.
 func (g *group) Size() int { return len(g.ranks) }
+
+// Blocking implements Group; see blocking.go.
+func (g *group) Blocking() Group { return g.direct }
 
 // AllReduce implements Group; see allreduce.go.
 func (g *group) AllReduce(buf device.Region, r Reduction, after device.Event) device.Event {
@@ -154,9 +164,11 @@ func (g *group) enqueue(w *work, after device.Event) device.Event {
 // call runs an operation to its end. It goes through the stream like all others, because they share links and numbers.
 // A context that ends breaks the group: the other members cannot know that this one has given up.
 func (g *group) call(ctx context.Context, w *work) error {
-	stop := context.AfterFunc(ctx, func() { g.interrupt(context.Cause(ctx)) })
-	defer stop()
-	return g.enqueue(w, device.Event{}).Synchronize()
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { g.interrupt(context.Cause(ctx)) })
+		defer stop()
+	}
+	return g.direct.enqueue(w, device.Event{}).Synchronize()
 }
 
 // setLink adds the link to a member while the group is made.

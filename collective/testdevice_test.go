@@ -61,6 +61,19 @@ func (s *testStream) close() {
 	s.changed.Broadcast()
 }
 
+// directStream is a testStream that runs work on the caller's goroutine when it is asked to.
+type directStream struct{ *testStream }
+
+func (s directStream) Run(w device.Work) error {
+	if err := s.Synchronize(); err != nil {
+		return err
+	}
+	if err := w.Run(); err != nil {
+		s.Fail(fmt.Errorf("%s: %w", w.Name(), err))
+	}
+	return s.Synchronize()
+}
+
 func (s *testStream) Name() string { return s.name }
 
 func (s *testStream) Launch(w device.Work) {

@@ -84,8 +84,12 @@ type queueStream struct {
 	done     uint64 // tickets finished
 	err      error
 	failed   uint64 // the ticket whose work failed
+	lent     bool   // a caller's goroutine runs work, see Run
+	waiting  int    // goroutines that wait for work to end
 	closed   bool
 }
+
+var _ device.DirectStream = (*queueStream)(nil)
 
 func newQueueStream(name string) *queueStream {
 	s := &queueStream{name: name, ended: make(chan struct{})}
@@ -151,9 +155,7 @@ func (s *queueStream) Synchronize() error { return s.SynchronizeTicket(s.Record(
 func (s *queueStream) SynchronizeTicket(ticket uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.done < ticket && !s.closed {
-		s.changed.Wait()
-	}
+	s.await(ticket)
 	switch {
 	case s.err != nil && s.failed <= ticket:
 		return s.err
@@ -163,13 +165,22 @@ func (s *queueStream) SynchronizeTicket(ticket uint64) error {
 	return nil
 }
 
+// await waits until ticket is done or the stream is closed.
+func (s *queueStream) await(ticket uint64) {
+	s.waiting++
+	for s.done < ticket && !s.closed {
+		s.changed.Wait()
+	}
+	s.waiting--
+}
+
 // loop runs the work in order; after the first error it only counts it as done.
 func (s *queueStream) loop() {
 	defer close(s.ended)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		for s.head == len(s.queue) && !s.closed {
+		for (s.head == len(s.queue) || s.lent) && !s.closed {
 			s.changed.Wait()
 		}
 		if s.closed {
@@ -178,17 +189,41 @@ func (s *queueStream) loop() {
 		e := s.queue[s.head]
 		s.queue[s.head] = entry{} // what the work holds may be freed
 		s.head++
-		if s.err == nil {
-			s.mu.Unlock()
-			err := e.run()
-			s.mu.Lock()
-			if err != nil {
-				s.err, s.failed = err, s.done+1
-			}
-		}
-		s.done++
+		s.finish(e)
 		s.changed.Broadcast()
 	}
+}
+
+// finish runs the entry that is next, without holding mu, unless the stream has failed.
+func (s *queueStream) finish(e entry) {
+	if s.err == nil {
+		s.mu.Unlock()
+		err := e.run()
+		s.mu.Lock()
+		if err != nil {
+			s.err, s.failed = err, s.done+1
+		}
+	}
+	s.done++
+}
+
+// Run runs w on the caller's goroutine, after the work enqueued so far. The stream's own goroutine sleeps on: to wake it
+// would take longer than many a small piece of work.
+func (s *queueStream) Run(w device.Work) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.await(s.enqueued)
+	if s.closed {
+		return fmt.Errorf("stream %s was closed", s.name)
+	}
+	s.enqueued++
+	s.lent = true
+	s.finish(entry{work: w})
+	s.lent = false
+	if s.head < len(s.queue) || s.waiting > 0 || s.closed {
+		s.changed.Broadcast() // for what came meanwhile
+	}
+	return s.err
 }
 
 // close ends the stream after the work that is running. What is still queued never runs.

@@ -42,6 +42,41 @@ func TestQueueRunsBesideTheHost(t *testing.T) {
 	}
 }
 
+// TestRunOnTheCallersGoroutine checks that Run keeps its turn, runs where it was called, and shares the stream's failure.
+func TestRunOnTheCallersGoroutine(t *testing.T) {
+	d, _ := open(t, "generic", 1)
+	s := d.NewStream("side").(device.DirectStream)
+	hold, order := make(chan struct{}), ""
+	launch(s, "first", func() error { <-hold; order += "first "; return nil })
+	go close(hold)
+	if err := s.Run(step{"second", func() error { order += "second "; return nil }}); err != nil || order != "first second " {
+		t.Errorf("the order was %s(%v)", order, err)
+	}
+	// Work that is enqueued while the stream is lent comes afterwards.
+	if err := s.Run(step{"third", func() error {
+		launch(s, "fourth", func() error { order += "fourth"; return nil })
+		order += "third "
+		return nil
+	}}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Synchronize(); err != nil || order != "first second third fourth" {
+		t.Errorf("the order was %s (%v)", order, err)
+	}
+	if err := s.Run(step{"fail", func() error { return errors.New("broken") }}); err == nil || err.Error() != "fail: broken" {
+		t.Errorf("a failure: %v", err)
+	}
+	if err := s.Run(step{"later", func() error { t.Error("work ran on a failed stream"); return nil }}); err == nil {
+		t.Error("the error did not stay")
+	}
+	if err := s.Record().Synchronize(); err == nil {
+		t.Error("the error is not in the stream's events")
+	}
+	if n := testing.AllocsPerRun(10, func() { _ = s.Run(step{}) }); n > 1 { // the step itself, as a device.Work
+		t.Errorf("Run allocates %v times", n)
+	}
+}
+
 func TestFailuresTravelUnchanged(t *testing.T) {
 	d, inline := open(t, "generic", 1)
 	queue := d.NewStream("queue")

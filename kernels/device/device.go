@@ -69,6 +69,14 @@ type HostStream interface {
 	Launch(w Work)
 }
 
+// A DirectStream is a HostStream that can lend itself to the caller's goroutine.
+type DirectStream interface {
+	HostStream
+	// Run waits for the work enqueued so far, runs w before it returns, without handing it to another goroutine, and
+	// returns the stream's error.
+	Run(w Work) error
+}
+
 // Work is a piece of Go code in a HostStream.
 type Work interface {
 	// Name names the work in errors, such as "RMSNorm" or "all-reduce".

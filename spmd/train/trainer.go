@@ -78,9 +78,11 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 			return t, err
 		}
 	}
-	if t.data, err = o.World.NewGroup("data", l.Mesh.Group(mesh.Data)); err != nil {
+	data, err := o.World.NewGroup("data", l.Mesh.Group(mesh.Data))
+	if err != nil {
 		return t, err
 	}
+	t.data = data.Blocking() // a step waits for what it exchanges
 	if err := t.allocate(); err != nil {
 		return t, err
 	}
