@@ -208,6 +208,22 @@ func (d *Dataset) Batch(step, micro, microBatches int, ids, labels []int32) erro
 	return nil
 }
 
+// Inputs hands visit the inputs of each sample of a step of the given number of samples, in order. It reads the whole step,
+// so that every rank sees the same without asking the others. visit must not keep the slice, nor use the data set.
+func (d *Dataset) Inputs(step, samples int, visit func(ids []int32) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range int64(samples) {
+		if err := d.sample(int64(step)*int64(samples)+i, d.row); err != nil {
+			return err
+		}
+		if err := visit(d.row[:d.length]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close closes the source.
 func (d *Dataset) Close() error {
 	d.mu.Lock()

@@ -51,18 +51,14 @@ func MaskLabels(labels, ids []int32, eod int32) {
 // CountInputs returns how many inputs of a step of the given number of samples are token. It reads the whole step, so
 // that every rank gets the same number without asking the others.
 func (d *Dataset) CountInputs(step, samples int, token int32) (int64, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	n := int64(0)
-	for i := range int64(samples) {
-		if err := d.sample(int64(step)*int64(samples)+i, d.row); err != nil {
-			return 0, err
-		}
-		for _, id := range d.row[:d.length] {
+	err := d.Inputs(step, samples, func(ids []int32) error {
+		for _, id := range ids {
 			if id == token {
 				n++
 			}
 		}
-	}
-	return n, nil
+		return nil
+	})
+	return n, err
 }

@@ -24,7 +24,7 @@ func (e *embedding) Forward(c *Context, _ Record, mb *MicroBatch, _, out kernels
 // BackwardInput does nothing: ids have no gradient.
 func (e *embedding) BackwardInput(*Context, Record, *MicroBatch, kernels.Tensor, kernels.Tensor) {}
 
-// BackwardWeight scatters dout [B*T,H] into the table's gradient.
+// BackwardWeight adds dout [B*T,H] to the touched rows of the table's gradient.
 func (e *embedding) BackwardWeight(c *Context, _ Record, mb *MicroBatch, dout kernels.Tensor) {
-	c.Kernels.EmbeddingBackward(c.Stream, e.weight.Gradient(mb.Gradients), dout, mb.IDs, mb.Accumulate)
+	c.Kernels.EmbeddingBackward(c.Stream, e.weight.rows(mb.Gradients, mb.Touched), dout, mb.Rows, mb.Accumulate)
 }

@@ -54,6 +54,9 @@ type MicroBatch struct {
 	// Documents are the first tokens of the tokens' documents [B,T] Int32, see kernels.AttentionOptions, where a token
 	// attends only to its own document, else none.
 	Documents kernels.Tensor
+	// Rows are the ids' rows [B*T] Int32 among the Touched rows of the step. The forward pass does not need them.
+	Rows    kernels.Tensor
+	Touched int
 	// Loss receives the sum of the tokens' losses: [1] Float64.
 	Loss kernels.Tensor
 	// LossScale multiplies the loss's gradient: one over the label tokens of the whole step.

@@ -40,7 +40,7 @@ func (p *Parameter) Len() int {
 
 // A Use is a place where a layer uses parameters: one, or several that lie one after the other and work as one matrix
 // (q, k and v; gate and up). Each use has gradients of its own; a parameter that is used twice (a tied head) has the
-// gradients of its uses added at the end of the step, in the order of the uses.
+// gradients of its uses added at the end of the step.
 type Use struct {
 	Parameters []*Parameter
 	shape      []int
@@ -65,6 +65,11 @@ func (u *Use) Gradient(g kernels.Tensor) kernels.Tensor {
 	return kernels.NewTensor(g.Storage, g.Offset+u.gradient*device.Float32.Size(), device.Float32, u.shape...)
 }
 
+// rows returns the place of the first n rows of this use's gradient in buffer g, where it consists of touched rows.
+func (u *Use) rows(g kernels.Tensor, n int) kernels.Tensor {
+	return kernels.NewTensor(g.Storage, g.Offset+u.gradient*device.Float32.Size(), device.Float32, n, u.shape[1])
+}
+
 // span returns the range of this use's gradient in a gradient buffer.
 func (u *Use) span() Span {
 	n := 0
@@ -78,37 +83,37 @@ func (u *Use) span() Span {
 const bufferAlign = 128
 
 // A layout places all parameters in one flat buffer of weights, and the gradients of all uses in one flat buffer of the same
-// order, so that merging, reducing and clearing gradients are operations on one tensor.
+// order, so that merging, reducing and clearing gradients are operations on one tensor. The embedding's gradient has no
+// place for each row of its table: its touched rows are at the end, so many as there are.
 type layout struct {
-	weights, gradients int // sizes in elements
-	extra              []extraUse
+	weights, dense int // sizes in elements; dense is that of the gradients without the rows
 }
 
-// An extraUse is a second or later use of a parameter, whose gradient is added to the first at the end.
-type extraUse struct{ first, later *Use }
-
-// place lays out the uses in order. A use whose parameters already have a place shares their weights.
-func (l *layout) place(uses []*Use) {
-	owner := map[*Parameter]*Use{}
+// place lays out the uses in order, and then the embedding's table. A tied table is that of another use.
+func (l *layout) place(uses []*Use, table *Use) {
+	tied := false
 	for _, u := range uses {
-		first := u.Parameters[0]
-		if o, ok := owner[first]; ok {
-			l.extra = append(l.extra, extraUse{first: o, later: u})
+		if u == table {
 			continue
 		}
-		u.gradient = l.weights
-		for _, p := range u.Parameters {
-			owner[p] = u
-			p.offset = l.weights
-			l.weights += p.Len()
-		}
-		l.weights = align(l.weights)
+		tied = tied || u.Parameters[0] == table.Parameters[0]
+		l.placeUse(u)
 	}
-	l.gradients = l.weights
-	for _, e := range l.extra {
-		e.later.gradient = l.gradients
-		l.gradients = align(l.gradients + e.later.Parameters[0].Len())
+	l.dense = l.weights
+	if !tied {
+		l.placeUse(table)
 	}
+	table.gradient = l.dense
+}
+
+// placeUse gives the parameters of a use the next place.
+func (l *layout) placeUse(u *Use) {
+	u.gradient = l.weights
+	for _, p := range u.Parameters {
+		p.offset = l.weights
+		l.weights += p.Len()
+	}
+	l.weights = align(l.weights)
 }
 
 func align(n int) int { return (n + bufferAlign - 1) / bufferAlign * bufferAlign }

@@ -13,6 +13,7 @@ type Model struct {
 	Parameters []*Parameter
 
 	uses   []*Use
+	table  *Use // the embedding's
 	layout layout
 }
 
@@ -25,7 +26,8 @@ func New(c *Config) *Model {
 		return q
 	}
 	table := p("model.embed_tokens.weight", Normal, c.VocabSize, c.HiddenSize)
-	m.Layers = append(m.Layers, newEmbedding(table))
+	input := newEmbedding(table)
+	m.table, m.Layers = input.weight, append(m.Layers, input)
 	for i := range c.NumHiddenLayers {
 		m.Layers = append(m.Layers, newBlock(c, i, p))
 	}
@@ -33,7 +35,7 @@ func New(c *Config) *Model {
 	for _, l := range m.Layers {
 		m.uses = append(m.uses, l.Uses()...)
 	}
-	m.layout.place(m.uses)
+	m.layout.place(m.uses, m.table)
 	return m
 }
 
@@ -49,59 +51,61 @@ func (m *Model) NumParameters() int {
 // WeightElements returns the size of the flat buffer of weights, in elements; optimizer states have the same layout.
 func (m *Model) WeightElements() int { return m.layout.weights }
 
-// GradientElements returns the size of a flat gradient buffer, in elements. Its first WeightElements have the layout of the
-// weights, the rest holds the gradients of second uses.
-func (m *Model) GradientElements() int { return m.layout.gradients }
+// GradientElements returns the size of a flat gradient buffer, in elements, with the given number of touched rows of the
+// embedding's table at its end. What comes before has the layout of the weights.
+func (m *Model) GradientElements(rows int) int { return m.layout.dense + rows*m.Config.HiddenSize }
 
 // Bind makes the parameters views of flat [WeightElements] Float32.
 func (m *Model) Bind(flat kernels.Tensor) error { return bind(flat, m.Parameters, m.uses) }
 
-// Slice returns the part of a flat buffer of the weights' layout (gradients, optimizer states) that belongs to p.
+// Slice returns the part of a flat buffer of the weights' layout, such as an optimizer's state, that belongs to p.
 func (m *Model) Slice(flat kernels.Tensor, p *Parameter) kernels.Tensor {
 	return kernels.NewTensor(flat.Storage, flat.Offset+p.offset*device.Float32.Size(), device.Float32, p.Shape...)
-}
-
-// MergeUses adds the gradients of second uses (a tied head's) to those of the first, in the order of use. It runs once per
-// step, after all sums over micro batches and ranks: this order does not depend on the layout of ranks.
-func (m *Model) MergeUses(k kernels.Operators, s device.Stream, gradients kernels.Tensor) {
-	for _, e := range m.layout.extra {
-		first := e.first.Gradient(gradients)
-		k.Add(s, first, first, e.later.Gradient(gradients))
-	}
 }
 
 // A Chunk is a run of consecutive layers that one pipeline stage holds.
 type Chunk struct {
 	layers      []Layer
 	first, last bool // whether it begins with the embedding, ends with the head
+	spans       GradientSpans
+	table       *Use // the embedding's
 }
 
 // Chunk returns the layers [from, to).
 func (m *Model) Chunk(from, to int) *Chunk {
-	return &Chunk{layers: m.Layers[from:to], first: from == 0, last: to == len(m.Layers)}
+	c := &Chunk{layers: m.Layers[from:to], first: from == 0, last: to == len(m.Layers), table: m.table}
+	for _, l := range c.layers {
+		for _, u := range l.Uses() {
+			h, isHead := l.(*head)
+			switch {
+			case u == m.table:
+			case isHead && u == h.output.weight:
+				c.spans.Forward = u.span()
+			case c.spans.Backward.To == 0:
+				c.spans.Backward = u.span()
+			default:
+				c.spans.Backward.To = u.span().To
+			}
+		}
+	}
+	return c
 }
 
 // A Span is a range of elements in a flat gradient buffer.
 type Span struct{ From, To int }
 
-// Gradients returns where the chunk's gradients lie: those that BackwardWeight completes, and those that Forward does, which
-// are the output head's. Both come in the order of the micro batches, but not at the same time: a schedule may run forward
-// passes ahead.
-func (c *Chunk) Gradients() (backward, forward Span) {
-	backward = Span{From: -1}
-	for _, l := range c.layers {
-		for _, u := range l.Uses() {
-			if h, ok := l.(*head); ok && u == h.output.weight {
-				forward = u.span()
-				continue
-			}
-			if backward.From < 0 {
-				backward.From = u.span().From
-			}
-			backward.To = u.span().To
-		}
+// GradientSpans say where a chunk's gradients lie: those that BackwardWeight completes, of them the embedding's touched rows,
+// and those that Forward does, which are the output head's. All come in the order of the micro batches, but not at the
+// same time: a schedule may run forward passes ahead. A span without elements is of layers that the chunk does not have.
+type GradientSpans struct{ Backward, Rows, Forward Span }
+
+// Gradients returns where the chunk's gradients lie in a step with the given number of touched rows.
+func (c *Chunk) Gradients(touched int) GradientSpans {
+	spans := c.spans
+	if c.first {
+		spans.Rows = Span{c.table.gradient, c.table.gradient + touched*c.table.shape[1]}
 	}
-	return backward, forward
+	return spans
 }
 
 // A ChunkRecord is what a chunk keeps of one micro batch.

@@ -96,7 +96,48 @@ func (w weights) Names() (names []string) {
 
 func (w weights) Shape(name string) ([]int, bool) { s, ok := w[name]; return s, ok }
 
-func (w weights) ReadFloat32(string, []float32) error { return nil }
+// ReadFloat32Rows makes each value its index in the tensor.
+func (w weights) ReadFloat32Rows(name string, first int, dst []float32) error {
+	width := 1
+	for _, d := range w[name][1:] {
+		width *= d
+	}
+	for i := range dst {
+		dst[i] = float32(first*width + i)
+	}
+	return nil
+}
+
+// TestWeightsAreLoadedInPieces loads a table that is larger than what is read at a time.
+func TestWeightsAreLoadedInPieces(t *testing.T) {
+	dev, s := open(t)
+	m := model.New(&model.Config{VocabSize: 1100, HiddenSize: 500})
+	storage, err := dev.Alloc(4 * m.WeightElements())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements())); err != nil {
+		t.Fatal(err)
+	}
+	src := weights{}
+	for _, p := range m.Parameters {
+		src[p.Name] = p.Shape
+	}
+	if err := m.Initialize(dev, s, src, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range m.Parameters {
+		values := make([]float32, p.Len())
+		if err := dev.Read(s, device.BytesOf(values), p.Weight.Region()); err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range values {
+			if v != float32(i) {
+				t.Fatalf("%s: element %d is %v", p.Name, i, v)
+			}
+		}
+	}
+}
 
 func TestCheckWeights(t *testing.T) {
 	dev, s := open(t)

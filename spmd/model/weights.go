@@ -14,7 +14,9 @@ import (
 type WeightSource interface {
 	Names() []string
 	Shape(name string) ([]int, bool)
-	ReadFloat32(name string, dst []float32) error
+	// ReadFloat32Rows reads the rows from first on, as many as fill dst. A row is what one index of the first dimension
+	// selects.
+	ReadFloat32Rows(name string, first int, dst []float32) error
 }
 
 // maxListed bounds how many tensors one message lists.
@@ -62,46 +64,45 @@ func list(items []string) string {
 	return strings.Join(items, ", ")
 }
 
-// writeElements bounds the host memory that loading needs for one piece of a parameter.
-const writeElements = 4 << 20
+// writeElements bounds the host memory that a piece of a parameter takes on its way to the device, where a row is no longer:
+// 1 MiB. A run's heap stays as large as it was at its start, because steps allocate nothing.
+const writeElements = 256 << 10
 
 // Initialize fills the bound weights on stream s: from src, or at random where src is nil. Random values depend on the seed,
 // the parameter's name and the element's index alone. A failure of the device comes out of the stream.
 func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
+	var piece []float32
 	for _, p := range m.Parameters {
-		if src != nil {
-			values := make([]float32, p.Len())
-			if err := src.ReadFloat32(p.Name, values); err != nil {
+		source, width := random.New(seed, "init", p.Name), p.Len()/p.Shape[0]
+		rows := max(1, writeElements/width)
+		for row := 0; row < p.Shape[0]; row += rows {
+			from, to := row*width, min(row+rows, p.Shape[0])*width
+			piece = slices.Grow(piece[:0], to-from)[:to-from]
+			if src == nil {
+				p.randomize(piece, from, source, m.Config.InitializerRange)
+			} else if err := src.ReadFloat32Rows(p.Name, row, piece); err != nil {
 				return err
 			}
-			d.Write(s, p.Weight.Region(), device.BytesOf(values))
-			continue
+			d.Write(s, p.Weight.Region().Slice(from*device.Float32.Size(), to*device.Float32.Size()), device.BytesOf(piece))
 		}
-		p.randomize(d, s, random.New(seed, "init", p.Name), m.Config.InitializerRange)
 	}
 	return nil
 }
 
-// randomize writes the parameter's initial values, piece by piece.
-func (p *Parameter) randomize(d device.Device, s device.Stream, source random.Source, std float64) {
-	values := make([]float32, min(p.Len(), writeElements))
-	for from := 0; from < p.Len(); from += len(values) {
-		values = values[:min(len(values), p.Len()-from)]
-		switch p.Init {
-		case Normal:
-			source.Normal(values, uint64(from))
-			for i, v := range values {
-				values[i] = float32(std) * v
-			}
-		case Ones:
-			for i := range values {
-				values[i] = 1
-			}
-		case Zeros:
-			clear(values)
+// randomize fills values with the parameter's initial values from element from on.
+func (p *Parameter) randomize(values []float32, from int, source random.Source, std float64) {
+	switch p.Init {
+	case Normal:
+		source.Normal(values, uint64(from))
+		for i, v := range values {
+			values[i] = float32(std) * v
 		}
-		piece := p.Weight.Region().Slice(from*device.Float32.Size(), (from+len(values))*device.Float32.Size())
-		d.Write(s, piece, device.BytesOf(values))
+	case Ones:
+		for i := range values {
+			values[i] = 1
+		}
+	case Zeros:
+		clear(values)
 	}
 }
 

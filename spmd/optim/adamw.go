@@ -20,7 +20,8 @@ type Options struct {
 // AdamW is the optimizer of Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, as torch.optim.AdamW
 // computes it. Its state is float32 and lies in two flat buffers of the weights' layout.
 type AdamW struct {
-	model   *model.Model
+	pieces  []model.Piece
+	weights kernels.Tensor // [WeightElements]
 	options Options
 	// FirstMoment and SecondMoment are exp_avg and exp_avg_sq of PyTorch: [WeightElements] Float32.
 	FirstMoment, SecondMoment kernels.Tensor
@@ -29,14 +30,14 @@ type AdamW struct {
 	clip kernels.Tensor // [3] Float64: norm, factor, finite
 }
 
-// NewAdamW places the optimizer's state in a, which gives zeroed memory.
-func NewAdamW(m *model.Model, o Options, a *kernels.Arena) *AdamW {
+// NewAdamW places the state of an optimizer of the given weights [WeightElements] in a, which gives zeroed memory.
+func NewAdamW(m *model.Model, weights kernels.Tensor, o Options, a *kernels.Arena) *AdamW {
 	blocks := 0
 	for _, p := range m.Parameters {
 		blocks += kernels.SquaredNormBlocks(p.Len())
 	}
 	return &AdamW{
-		model: m, options: o,
+		pieces: m.Pieces(), weights: weights, options: o,
 		FirstMoment:  a.Tensor(device.Float32, m.WeightElements()),
 		SecondMoment: a.Tensor(device.Float32, m.WeightElements()),
 		sums:         a.Tensor(device.Float64, blocks),
@@ -46,24 +47,24 @@ func NewAdamW(m *model.Model, o Options, a *kernels.Arena) *AdamW {
 
 // Clip enqueues the computation of the gradients' global norm and of the factor that Update multiplies them with. The norm
 // is a float64 sum over fixed blocks of each parameter in a fixed order, whatever the layout of ranks.
-func (o *AdamW) Clip(k kernels.Operators, s device.Stream, gradients kernels.Tensor) {
+func (o *AdamW) Clip(k kernels.Operators, s device.Stream, g *model.Gradients) {
 	at := 0
-	for _, p := range o.model.Parameters {
-		n := kernels.SquaredNormBlocks(p.Len())
-		k.SquaredNorm(s, o.sums.Narrow(0, at, at+n), o.model.Slice(gradients, p))
+	for _, p := range o.pieces {
+		n := kernels.SquaredNormBlocks(p.To - p.From)
+		k.SquaredNorm(s, o.sums.Narrow(0, at, at+n), g.Piece(k, s, p))
 		at += n
 	}
 	k.ClipFactor(s, o.clip, o.sums, o.options.ClipGradNorm)
 }
 
 // Update enqueues the update of all weights. step counts from 1. Where the norm is not finite nothing changes.
-func (o *AdamW) Update(k kernels.Operators, s device.Stream, gradients kernels.Tensor, step int, lr float64) {
-	for _, p := range o.model.Parameters {
+func (o *AdamW) Update(k kernels.Operators, s device.Stream, g *model.Gradients, step int, lr float64) {
+	for _, p := range o.pieces {
 		decay := 0.0
-		if len(p.Shape) >= 2 {
+		if len(p.Parameter.Shape) >= 2 {
 			decay = o.options.WeightDecay
 		}
-		k.AdamW(s, p.Weight, o.model.Slice(o.FirstMoment, p), o.model.Slice(o.SecondMoment, p), o.model.Slice(gradients, p), o.clip,
+		k.AdamW(s, p.Of(o.weights), p.Of(o.FirstMoment), p.Of(o.SecondMoment), g.Piece(k, s, p), o.clip,
 			kernels.AdamWOptions{LR: lr, Beta1: o.options.Beta1, Beta2: o.options.Beta2, Eps: o.options.Eps, WeightDecay: decay, Step: step})
 	}
 }

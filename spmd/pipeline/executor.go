@@ -16,7 +16,7 @@ type Stage struct {
 	Lanes   []LaneStep
 	Buffers []kernels.Tensor
 
-	backward, forward model.Span // see Chunk.Gradients
+	spans model.GradientSpans // of the step that runs
 }
 
 // An Executor runs one rank's list of actions. It knows no particular schedule.
@@ -29,7 +29,8 @@ type Executor struct {
 	records      []slot
 	losses       kernels.Tensor // [micro batches] Float64
 	microBatches int
-	host         Batch // staging of one micro batch
+	host         Batch   // staging of one micro batch
+	rows         []int32 // of host.IDs
 }
 
 // A slot holds what one micro batch in flight needs.
@@ -87,9 +88,7 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	e.slots = slots
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
 	e.host = newBatch(p)
-	for _, stage := range stages {
-		stage.backward, stage.forward = stage.Chunk.Gradients()
-	}
+	e.rows = make([]int32, p.Size.Tokens())
 	e.records = make([]slot, n)
 	for i, a := range p.Actions {
 		s := &e.records[slots[i]]
@@ -126,51 +125,60 @@ func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
 		return a.Tensor(device.Int32, shape...)
 	}
 	tokens, rows, length := p.Size.Tokens(), p.Size.Batch, p.Size.Sequence
-	return model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens),
+	return model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens), Rows: numbers(true, tokens),
 		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, rows, length)}
 }
 
 // Losses returns the tensor that Run leaves the micro batches' losses in: [micro batches] Float64, each a sum over tokens.
 func (e *Executor) Losses() kernels.Tensor { return e.losses }
 
-// Run enqueues the actions of one step. lossScale is one over the label tokens of the whole step. Its error is the loader's;
-// those of the device come out of the stream.
-func (e *Executor) Run(load Loader, lossScale float64) error {
+// Run enqueues the actions of one step. lossScale is one over the label tokens of the whole step, touched holds all its ids.
+// Its error is the loader's; those of the device come out of the stream.
+func (e *Executor) Run(load Loader, lossScale float64, touched *model.Touched) error {
+	for _, stage := range e.stages {
+		stage.spans = stage.Chunk.Gradients(touched.Len())
+	}
 	for i, a := range e.actions {
 		s, stage := &e.records[e.slots[i]], e.stages[a.Chunk]
 		switch a.Kind {
 		case Forward:
-			if err := e.begin(s, stage, a, load, lossScale); err != nil {
+			if err := e.begin(s, stage, a, load, lossScale, touched); err != nil {
 				return err
 			}
 			stage.Chunk.Forward(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.forward)
+			e.merge(stage, a.MicroBatch, stage.spans.Forward)
 		case Backward:
 			stage.Chunk.Backward(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.backward)
+			e.merge(stage, a.MicroBatch, stage.spans.Backward)
+			e.merge(stage, a.MicroBatch, stage.spans.Rows)
 		case BackwardInput:
 			stage.Chunk.BackwardInput(e.context, s.record, &s.batch)
 		case BackwardWeight:
 			stage.Chunk.BackwardWeight(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.backward)
+			e.merge(stage, a.MicroBatch, stage.spans.Backward)
+			e.merge(stage, a.MicroBatch, stage.spans.Rows)
 		}
 	}
 	return nil
 }
 
 // begin loads a micro batch into its slot.
-func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale float64) error {
+func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale float64, touched *model.Touched) error {
 	if err := e.load(s, a.MicroBatch, load); err != nil {
 		return err
 	}
+	if err := touched.Rows(e.rows, e.host.IDs); err != nil {
+		return fmt.Errorf("micro batch %d: %w", a.MicroBatch, err)
+	}
 	lane, b := stage.Lanes[a.MicroBatch], &s.batch
+	e.write(b.Rows, e.rows)
+	b.Touched = touched.Len()
 	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), lossScale
 	b.Gradients, b.Accumulate = stage.Buffers[lane.Buffer], lane.Accumulate
 	return nil
 }
 
 // load writes a micro batch to the operands of a slot.
-
 func (e *Executor) load(s *slot, microBatch int, load Loader) error {
 	if err := load(microBatch, e.host); err != nil {
 		return fmt.Errorf("loading micro batch %d: %w", microBatch, err)

@@ -50,12 +50,13 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, 
 	}
 	var buffers []kernels.Tensor
 	for range n {
-		buffers = append(buffers, arena.Tensor(device.Float32, m.GradientElements()))
+		buffers = append(buffers, arena.Tensor(device.Float32, m.GradientElements(c.VocabSize)))
 	}
 	delayed, scratch := arena, arena.After(48<<20)
 	if !report.Split[0] {
 		delayed = scratch
 	}
+	summed := m.PlaceGradients(buffers[0], c.VocabSize, arena, scratch)
 	e, err := pipeline.NewExecutor(dev, &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
 		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size},
@@ -63,18 +64,26 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, 
 	if err != nil {
 		t.Fatal(err)
 	}
+	var vocabulary [61]int32
+	for id := range vocabulary {
+		vocabulary[id] = int32(id)
+	}
 	load := func(microBatch int, b pipeline.Batch) error {
 		for i := range b.IDs {
 			b.IDs[i], b.Labels[i] = int32((7*i+microBatch)%61), int32((11*i+3*microBatch)%61)
 		}
 		return nil
 	}
-	if err := e.Run(load, 0.01); err != nil {
+	if err := summed.Touched.Add(vocabulary[:]); err != nil {
 		t.Fatal(err)
 	}
-	m.MergeUses(dev, s, buffers[0])
-	sum, losses = make([]byte, buffers[0].Bytes()), make([]byte, e.Losses().Bytes())
-	if err := dev.Read(s, sum, buffers[0].Region()); err != nil {
+	summed.Touched.Sort()
+	if err := e.Run(load, 0.01, summed.Touched); err != nil {
+		t.Fatal(err)
+	}
+	used := summed.Used()
+	sum, losses = make([]byte, used.Bytes()), make([]byte, e.Losses().Bytes())
+	if err := dev.Read(s, sum, used.Region()); err != nil {
 		t.Fatal(err)
 	}
 	if err := dev.Read(s, losses, e.Losses().Region()); err != nil {

@@ -1,20 +1,23 @@
 package train
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 )
 
-// TestStepAllocatesNothing makes steps of a small model and counts what they take from the Go heap.
+// TestStepAllocatesNothing makes steps of a small model, its head tied to the embedding and not, and counts what they take from
+// the Go heap.
 func TestStepAllocatesNothing(t *testing.T) {
-	for _, threads := range []int{1, 2} {
+	for threads, tied := range map[int]bool{1: true, 2: false} {
 		trainer := benchTrainer(t, `model_type = "qwen3"
 hidden_size = 32
 intermediate_size = 64
 num_hidden_layers = 2
 num_attention_heads = 4
 num_key_value_heads = 2
-head_dim = 8`, 2, 16, threads, "data.eod=5", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true")
+head_dim = 8
+tie_word_embeddings = `+fmt.Sprint(tied), 2, 16, threads, "data.eod=5", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true")
 		next := 0
 		step := func() {
 			if _, _, err := trainer.step(next, false); err != nil {

@@ -25,20 +25,23 @@ hidden_size = 288
 intermediate_size = 768
 num_hidden_layers = 6
 num_attention_heads = 6
-num_key_value_heads = 6`, 4, 256},
+num_key_value_heads = 6
+tie_word_embeddings = true`, 4, 256},
 	{"qwen3-42m", `model_type = "qwen3"
 hidden_size = 512
 intermediate_size = 1536
 num_hidden_layers = 8
 num_attention_heads = 8
 num_key_value_heads = 4
-head_dim = 64`, 4, 256},
+head_dim = 64
+tie_word_embeddings = true`, 4, 256},
 	{"llama-110m", `model_type = "llama"
 hidden_size = 768
 intermediate_size = 2048
 num_hidden_layers = 12
 num_attention_heads = 12
-num_key_value_heads = 12`, 1, 1024},
+num_key_value_heads = 12
+tie_word_embeddings = true`, 1, 1024},
 }
 
 // BenchmarkStep times whole training steps: go test -run '^$' -bench Step/llama-15m ./spmd/train
@@ -88,7 +91,6 @@ resume = "none"
 [model.config]
 vocab_size = 32000
 max_position_embeddings = 1024
-tie_word_embeddings = true
 %s
 `, filepath.Join(dir, "out"), prefix, sequence, batch, batch, architecture)
 	path := filepath.Join(dir, "config.toml")

@@ -89,6 +89,7 @@ type placed struct {
 	weights   kernels.Tensor // [WeightElements]
 	optimizer *optim.AdamW
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
+	gradients *model.Gradients // the first buffer's
 	report    kernels.Tensor   // [data ranks, micro batches per rank + 1] Float64
 	cos, sin  kernels.Tensor   // [T,D]
 	executor  *pipeline.Executor
@@ -99,14 +100,15 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	p := &placed{}
 	c := l.Config
 	p.weights = a.fixed.Tensor(device.Float32, l.Model.WeightElements())
-	p.optimizer = optim.NewAdamW(l.Model, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
+	p.optimizer = optim.NewAdamW(l.Model, p.weights, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
 		WeightDecay: c.Optimizer.WeightDecay, ClipGradNorm: c.Train.ClipGradNorm}, a.fixed)
 	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.MyMicroBatches+1)
 	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
 	p.buffers = []kernels.Tensor{sum}
 	for range l.buffers - 1 {
-		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements()))
+		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
 	}
+	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
 	delayed := a.scratch
 	if l.report.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
 		delayed = a.saved
@@ -141,8 +143,15 @@ func (l *Layout) measure(k kernels.Device) error {
 	return nil
 }
 
+// rows returns the most rows of the embedding's table that a step can touch.
+func (l *Layout) rows() int {
+	return int(min(int64(l.Config.Architecture.VocabSize), l.Config.TokensPerStep()))
+}
+
 // gradientBytes returns the size of one gradient buffer.
-func (l *Layout) gradientBytes() int { return l.Model.GradientElements() * device.Float32.Size() }
+func (l *Layout) gradientBytes() int {
+	return l.Model.GradientElements(l.rows()) * device.Float32.Size()
+}
 
 // arenas cuts the rank's one private allocation.
 func (l *Layout) arenas(storage *device.Storage) arenas {

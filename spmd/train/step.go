@@ -15,7 +15,7 @@ import (
 // without waiting; the host waits once, when it reads the numbers to log.
 func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err error) {
 	started := time.Now()
-	k, s, gradients := t.Device, t.Stream, t.placed.buffers[0]
+	k, s, gradients := t.Device, t.Stream, t.placed.gradients
 	lr := t.schedule.LR(i)
 
 	// Forward and backward: the schedule's actions, micro batch by micro batch. The loss is the mean over the step's label
@@ -24,15 +24,18 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	if err != nil {
 		return row, false, err
 	}
-	if err := t.placed.executor.Run(t.load(i), mean(1, labels)); err != nil {
+	if err := t.touch(i); err != nil {
+		return row, false, err
+	}
+	if err := t.placed.executor.Run(t.load(i), mean(1, labels), gradients.Touched); err != nil {
 		return row, false, err
 	}
 
 	// Reduce: the data ranks add their gradients in the aligned tree and exchange their losses.
-	reduced := t.data.AllReduce(gradients.Region(), t.sum, s.Record())
+	reduced := t.data.AllReduce(gradients.Used().Region(), t.sum, s.Record())
 	s.Wait(t.shareReport(stop))
 	s.Wait(reduced)
-	t.Model.MergeUses(k, s, gradients)
+	gradients.Merge(k, s)
 
 	// Clip and update: the factor and the all-finite flag stay on the device.
 	t.placed.optimizer.Clip(k, s, gradients)
@@ -60,9 +63,25 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 type hostMemory struct {
 	step   int             // whose micro batches fill loads
 	fill   pipeline.Loader // of this rank's training data
-	flag   [1]float64      // 1 where this rank was told to stop
-	report []float64       // of all ranks
+	add    func(ids []int32) error
+	flag   [1]float64 // 1 where this rank was told to stop
+	report []float64  // of all ranks
 	clip   [3]float64
+}
+
+// touch finds the ids of step i, on all ranks: each reads them all, as the gradient's rows must be the same ones everywhere.
+func (t *Trainer) touch(i int) error {
+	g := t.placed.gradients
+	if t.host.add == nil {
+		t.host.add = g.Touched.Add
+	}
+	g.Touched.Clear()
+	if err := t.training.Inputs(i, t.Config.Train.GlobalBatchSize, t.host.add); err != nil {
+		return err
+	}
+	g.Touched.Sort()
+	g.WriteIDs(t.Device, t.Stream)
+	return nil
 }
 
 // load returns what fills this rank's micro batches of step i.

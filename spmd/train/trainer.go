@@ -116,7 +116,7 @@ func (t *Trainer) allocate() error {
 		return fmt.Errorf("memory for the model: %w", err)
 	}
 	t.storage = append(t.storage, private)
-	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements())
+	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
 	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum); err != nil {
 		return err
 	}

@@ -1,0 +1,119 @@
+package model
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// Gradients are the gradients of a step once they are summed, as an optimizer takes them: piece by piece. Those of the
+// embedding's table are rows at the end of Flat. Where the output head is tied to the table they are added to the head's
+// gradient; else a piece of the table's gradient is written out when it is asked for, so that the whole is never in memory.
+type Gradients struct {
+	// Flat is a gradient buffer: [GradientElements] Float32.
+	Flat kernels.Tensor
+	// Touched are the ids of its rows.
+	Touched *Touched
+
+	model    *Model
+	ids      kernels.Tensor // [rows] Int32: the touched ids, each counted from the first of its piece of the table
+	expanded kernels.Tensor // one piece of the table's gradient, none where the head is tied to it
+	host     []int32        // what ids receives
+}
+
+// PlaceGradients places what a buffer of gradients needs beside it, for steps of at most rows different ids: fixed keeps it
+// all the time, scratch is free between steps' passes and the next piece.
+func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
+	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.Config.VocabSize, rows)}
+	g.ids = fixed.Tensor(device.Int32, rows)
+	if !m.Config.TieWordEmbeddings {
+		mark := scratch.Mark()
+		g.expanded = scratch.Tensor(device.Float32, m.tablePiece()*m.Config.HiddenSize)
+		scratch.Release(mark)
+	}
+	return g
+}
+
+// WriteIDs enqueues the writing of the touched ids, for use after a step's backward passes.
+func (g *Gradients) WriteIDs(d device.Device, s device.Stream) {
+	n, per := g.Touched.Len(), int32(g.model.tablePiece())
+	for row, id := range g.Touched.ids {
+		g.host[row] = id % per
+	}
+	d.Write(s, g.ids.Narrow(0, 0, n).Region(), device.BytesOf(g.host[:n]))
+}
+
+// Used returns the part of Flat that holds gradients: what ranks exchange.
+func (g *Gradients) Used() kernels.Tensor {
+	return g.Flat.Narrow(0, 0, g.model.GradientElements(g.Touched.Len()))
+}
+
+// Merge enqueues the addition of the rows to the gradient of a tied head. It comes after all sums over micro batches and
+// ranks: this order does not depend on the layout of ranks.
+func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
+	if m := g.model; m.Config.TieWordEmbeddings {
+		n := g.Touched.Len()
+		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.Parameters[0]), m.table.rows(g.Flat, n), g.ids.Narrow(0, 0, n), true)
+	}
+}
+
+// A Piece is a part of a parameter whose gradient is in memory at once: all of it, but for the table of an embedding that
+// no head is tied to. It begins on a block of kernels.SquaredNorm.
+type Piece struct {
+	Parameter *Parameter
+	From, To  int // elements, in row-major order
+}
+
+// Pieces returns the pieces of all parameters, in their order.
+func (m *Model) Pieces() (pieces []Piece) {
+	for _, p := range m.Parameters {
+		per := p.Len()
+		if m.isExpanded(p) {
+			per = m.tablePiece() * m.Config.HiddenSize
+		}
+		for from := 0; from < p.Len(); from += per {
+			pieces = append(pieces, Piece{p, from, min(from+per, p.Len())})
+		}
+	}
+	return pieces
+}
+
+// Of returns the piece's part of a flat buffer of the weights' layout: [To-From].
+func (p Piece) Of(flat kernels.Tensor) kernels.Tensor {
+	return flat.Narrow(0, p.Parameter.offset+p.From, p.Parameter.offset+p.To)
+}
+
+// Piece returns the gradient of a piece, [To-From], and enqueues its writing where it has none of its own in memory: then
+// the next piece takes its place. Merge has been called.
+func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels.Tensor {
+	m := g.model
+	if !m.isExpanded(p.Parameter) {
+		return p.Of(g.Flat)
+	}
+	width := m.Config.HiddenSize
+	first, end := g.Touched.within(p.From/width, p.To/width)
+	piece := g.expanded.Narrow(0, 0, p.To-p.From)
+	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.table.rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
+		g.ids.Narrow(0, first, end), false)
+	return piece
+}
+
+// isExpanded reports whether p is a table whose gradient is its touched rows alone.
+func (m *Model) isExpanded(p *Parameter) bool {
+	return !m.Config.TieWordEmbeddings && p == m.table.Parameters[0]
+}
+
+// pieceElements bounds a piece of the table's gradient, as far as blocks of the norm allow: 16 MiB, like the head's logits.
+const pieceElements = 4 << 20
+
+// tablePiece returns how many rows of the table a piece has: all where the head is tied to it.
+func (m *Model) tablePiece() int {
+	vocabulary, width := m.Config.VocabSize, m.Config.HiddenSize
+	if m.Config.TieWordEmbeddings {
+		return vocabulary
+	}
+	unit := kernels.SquaredNormBlock // rows that fill whole blocks
+	for unit > 1 && unit/2*width%kernels.SquaredNormBlock == 0 {
+		unit /= 2
+	}
+	return min(vocabulary, max(1, pieceElements/width/unit)*unit)
+}
