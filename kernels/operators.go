@@ -137,4 +137,6 @@ type Operators interface {
 	// AdamW updates p, m and v with the gradient g times clip's factor, as torch.optim.AdamW does; all dense, of one
 	// shape. It changes nothing where clip says that the norm is not finite.
 	AdamW(s device.Stream, p, m, v, g, clip Tensor, o AdamWOptions)
+
+	ExpertOperators
 }

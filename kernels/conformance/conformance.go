@@ -28,6 +28,8 @@ func Run(t *testing.T, open Open) {
 		{"RoPE", testRoPE}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
+		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute}, {"ExpertSwiGLU", testExpertSwiGLU},
+		{"GroupedMatMul", testGroupedMatMul},
 		{"OperandErrors", testOperandErrors}, {"IDsOutOfRange", testIDsOutOfRange}, {"Skipping", testSkipping},
 		{"ReadWrite", testReadWrite}, {"Events", testEvents}, {"FailedEvents", testFailedEvents},
 	}

@@ -29,6 +29,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestProducts(add)
 	s.digestFused(add)
 	s.digestBFloat16(add)
+	s.digestExperts(add)
 	return sums
 }
 
@@ -130,4 +131,29 @@ func (s *suite) digestBFloat16(add func(name string, outputs ...operand)) {
 	s.d.Cast(s.s, narrowB.Tensor, b.Tensor)
 	s.d.MatMul(s.s, c.Tensor, a.Tensor, narrowB.Tensor, kernels.MatMulOptions{TransB: true})
 	add("MatMulBFloat16", narrowB, c)
+}
+
+// digestExperts covers a mixture of experts.
+func (s *suite) digestExperts(add func(name string, outputs ...operand)) {
+	const tokens, e, width = 901, 16, 50
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	o := kernels.RouteOptions{TopK: 4, Groups: 4, TopGroups: 2, GroupTopTwo: true, Sigmoid: true, Normalize: true, Scale: 2.5}
+	logits, scores, weights, dlogits := in(tokens, e), in(tokens, e), in(tokens, o.TopK), in(tokens, e)
+	experts, position, offsets := s.output(device.Int32, layout{}, tokens, o.TopK), s.output(device.Int32, layout{}, tokens, o.TopK), s.output(device.Int32, layout{}, e+1)
+	counts, mass, loss := s.output(device.Float64, layout{}, 1, e), s.output(device.Float64, layout{}, 1, e), s.output(device.Float64, layout{}, 1)
+	s.d.Route(s.s, weights.Tensor, experts.Tensor, scores.Tensor, logits.Tensor, kernels.Tensor{}, o)
+	s.d.RouteStatistics(s.s, counts.Tensor, mass.Tensor, experts.Tensor, scores.Tensor, false)
+	s.d.RouteBackward(s.s, dlogits.Tensor, weights.Tensor, experts.Tensor, scores.Tensor, kernels.Tensor{}, o)
+	s.d.RouterZLoss(s.s, loss.Tensor, dlogits.Tensor, logits.Tensor, 0.1)
+	add("Route", weights, experts, scores, counts, mass, dlogits, loss)
+	s.d.SortByExpert(s.s, position.Tensor, offsets.Tensor, experts.Tensor)
+	x, rows, b, product, half := in(tokens, width), in(tokens*o.TopK, width), in(e, 2*width, width), in(tokens*o.TopK, 2*width), in(tokens*o.TopK, width)
+	s.d.Permute(s.s, rows.Tensor, x.Tensor, position.Tensor)
+	s.d.GroupedMatMul(s.s, product.Tensor, rows.Tensor, b.Tensor, offsets.Tensor, kernels.MatMulOptions{TransB: true})
+	s.d.ExpertSwiGLU(s.s, half.Tensor, product.Tensor, weights.Tensor, position.Tensor)
+	s.d.Unpermute(s.s, x.Tensor, half.Tensor, position.Tensor)
+	s.d.GroupedMatMul(s.s, b.Tensor, product.Tensor, half.Tensor, offsets.Tensor, kernels.MatMulOptions{TransA: true, Accumulate: true})
+	dweights := in(tokens, o.TopK)
+	s.d.ExpertSwiGLUBackward(s.s, product.Tensor, dweights.Tensor, half.Tensor, product.Tensor, weights.Tensor, position.Tensor)
+	add("Experts", position, offsets, x, b, product, dweights)
 }

@@ -57,6 +57,30 @@ func testOperandErrors(s *suite) {
 			o.Add(st, x.Narrow(0, 0, 3), x.Narrow(0, 1, 4), y.Narrow(0, 0, 3))
 		}},
 		{"Copy", "x", func(o kernels.Operators, st device.Stream) { o.Copy(st, x, wide(4)) }},
+		{"Route", "groups", func(o kernels.Operators, st device.Stream) {
+			o.Route(st, f(4, 2), ids.Reshape(2, 2), f(4, 6), x, kernels.Tensor{}, kernels.RouteOptions{TopK: 2, Groups: 4, TopGroups: 1})
+		}},
+		{"Route", "experts", func(o kernels.Operators, st device.Stream) {
+			o.Route(st, f(4, 2), ids.Reshape(2, 2), f(4, 6), x, kernels.Tensor{}, kernels.RouteOptions{TopK: 2})
+		}},
+		{"RouteStatistics", "runs", func(o kernels.Operators, st device.Stream) {
+			o.RouteStatistics(st, f(3, 6), f(3, 6), ids.Reshape(4, 1), x, false)
+		}},
+		{"SortByExpert", "position", func(o kernels.Operators, st device.Stream) {
+			o.SortByExpert(st, ids, ids, ids.Reshape(2, 2))
+		}},
+		{"Permute", "x", func(o kernels.Operators, st device.Stream) {
+			o.Permute(st, x, f(2, 6), ids.Reshape(2, 2).Narrow(0, 0, 1))
+		}},
+		{"GroupedMatMul", "rows as they are", func(o kernels.Operators, st device.Stream) {
+			o.GroupedMatMul(st, f(3, 6, 6), x, y, ids, kernels.MatMulOptions{TransA: true, TransB: true})
+		}},
+		{"GroupedMatMul", "b", func(o kernels.Operators, st device.Stream) {
+			o.GroupedMatMul(st, f(4, 5), x, f(2, 6, 5), ids, kernels.MatMulOptions{})
+		}},
+		{"ExpertSwiGLU", "weights", func(o kernels.Operators, st device.Stream) {
+			o.ExpertSwiGLU(st, f(4, 3), x, f(4, 1), ids.Reshape(2, 2))
+		}},
 		{"Cast", "nothing to convert", func(o kernels.Operators, st device.Stream) { o.Cast(st, x, y) }},
 		{"Cast", "x", func(o kernels.Operators, st device.Stream) { o.Cast(st, narrow, y) }},
 		{"MatMul", "a", func(o kernels.Operators, st device.Stream) { o.MatMul(st, f(4, 4), ids, x, kernels.MatMulOptions{}) }},
@@ -128,6 +152,8 @@ func testIDsOutOfRange(s *suite) {
 	documents := func(first, second int32) kernels.AttentionOptions {
 		return kernels.AttentionOptions{Causal: true, Documents: s.ids(first, second).Reshape(1, 2)}
 	}
+	position, firsts, far := s.ids(0, 0).Tensor.Reshape(1, 2), s.ids(0, 0, 0, 0, 0, 0).Tensor, s.ids(0, 5).Tensor
+	token, two, matrix := f(1, 3), f(2, 3), f(1, 3, 3)
 	beyond, falling, negative := documents(0, 3), documents(1, 0), documents(-1, 0)
 	if err := s.s.Synchronize(); err != nil {
 		s.t.Fatal(err)
@@ -140,6 +166,15 @@ func testIDsOutOfRange(s *suite) {
 		{[]string{"Embedding: ", "ids[0] is -1"}, func(o kernels.Operators, st device.Stream) { o.Embedding(st, y, weight, low) }},
 		{[]string{"EmbeddingBackward: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) {
 			o.EmbeddingBackward(st, weight, y, high, true)
+		}},
+		{[]string{"SortByExpert: ", "experts[1] is 5"}, func(k kernels.Operators, st device.Stream) {
+			k.SortByExpert(st, position, firsts, high.Reshape(1, 2))
+		}},
+		{[]string{"Permute: ", "position[0] is 4"}, func(k kernels.Operators, st device.Stream) {
+			k.Permute(st, y, token, high.Reshape(1, 2))
+		}},
+		{[]string{"GroupedMatMul: ", "offsets[1] is 5"}, func(k kernels.Operators, st device.Stream) {
+			k.GroupedMatMul(st, y, two, matrix, far, kernels.MatMulOptions{})
 		}},
 		{[]string{"RoPE: ", "positions[1] is 5"}, func(k kernels.Operators, st device.Stream) {
 			k.RoPE(st, o, q, tables, tables, high.Reshape(1, 2), false)

@@ -64,6 +64,9 @@ func TestGenericDigest(t *testing.T) {
 		"AttentionBackward": "c9ed9bd2b3d96772",
 
 		"Attention of documents": "1e36a849d7a1e98b",
+
+		"Route":   "f5cc9095cbc0383f",
+		"Experts": "58966024395fb51d",
 	}
 	got := conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, "generic", 1) })
 	for name := range got {

@@ -1,0 +1,187 @@
+package conformance
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// routeOptions are the routers of Qwen3-MoE, DeepSeek-V2 and DeepSeek-V3, and one that takes all experts.
+func routeOptions(e int) []kernels.RouteOptions {
+	return []kernels.RouteOptions{
+		{TopK: 3, Normalize: true, Scale: 1},
+		{TopK: 2, Groups: e / 4, TopGroups: 2, Scale: 1.5},
+		{Sigmoid: true, TopK: 4, Groups: e / 4, TopGroups: 2, GroupTopTwo: true, Normalize: true, Epsilon: 1e-20, Scale: 2.5},
+		{Sigmoid: true, TopK: e, Scale: 1},
+	}
+}
+
+func testRoute(s *suite) {
+	const e, runs = 16, 5
+	for _, tokens := range []int{0, 5, 1100} {
+		for _, o := range routeOptions(e) {
+			for _, pad := range []int{0, 3} {
+				s.route(tokens, e, runs, pad, o)
+			}
+		}
+	}
+}
+
+// route checks all of a router's operators on one choice of experts.
+func (s *suite) route(tokens, e, runs, pad int, o kernels.RouteOptions) {
+	s.t.Helper()
+	logits, bias := s.input(layout{pad: pad}, tokens, e), s.operand(device.Float32, layout{}, func(int) float64 { return s.random() / 64 }, e)
+	out := func(l layout, width int) operand { return s.output(device.Float32, l, tokens, width) }
+	weights, scores, experts := out(layout{}, o.TopK), out(layout{pad: 1}, e), s.output(device.Int32, layout{}, tokens, o.TopK)
+	wantWeights, wantScores, chosen := make([]float64, weights.Len()), make([]float64, scores.Len()), make([]int32, experts.Len())
+	Route(wantWeights, chosen, wantScores, logits.values(), bias.values(), e, o)
+	s.d.Route(s.s, weights.Tensor, experts.Tensor, scores.Tensor, logits.Tensor, bias.Tensor, o)
+	s.check("Route experts", experts, numbersOf(chosen), tolerance{})
+	s.check("Route scores", scores, wantScores, tolerance{relative: 12 * ulp})
+	s.check("Route weights", weights, wantWeights, tolerance{relative: 30 * ulp})
+
+	counts, mass := s.output(device.Float64, layout{}, runs, e), s.output(device.Float64, layout{}, runs, e)
+	wantCounts, wantMass := make([]float64, runs*e), make([]float64, runs*e)
+	for _, accumulate := range []bool{false, true} {
+		RouteStatistics(wantCounts, wantMass, chosen, wantScores, e, o.TopK, accumulate)
+		s.d.RouteStatistics(s.s, counts.Tensor, mass.Tensor, experts.Tensor, scores.Tensor, accumulate)
+	}
+	s.check("RouteStatistics counts", counts, wantCounts, tolerance{})
+	s.check("RouteStatistics mass", mass, wantMass, tolerance{relative: 24 * ulp})
+
+	loss, balance, wantBalance := s.output(device.Float64, layout{}, 1), s.output(device.Float32, layout{}, runs, e), make([]float64, runs*e)
+	wantLoss := BalanceLoss(wantBalance, wantCounts, wantMass, 0.25, 0.01)
+	s.d.BalanceLoss(s.s, loss.Tensor, balance.Tensor, counts.Tensor, mass.Tensor, 0.25, 0.01)
+	s.check("BalanceLoss loss", loss, []float64{wantLoss}, tolerance{relative: 24 * ulp})
+	s.check("BalanceLoss gradient", balance, wantBalance, tolerance{relative: ulp})
+
+	dweights, dlogits, want := s.input(layout{}, tokens, o.TopK), out(layout{pad: pad}, e), make([]float64, tokens*e)
+	tol := tolerance{relative: 40 * ulp, absolute: 200 * ulp}
+	RouteBackward(want, dweights.values(), chosen, wantScores, nil, e, o)
+	s.d.RouteBackward(s.s, dlogits.Tensor, dweights.Tensor, experts.Tensor, scores.Tensor, kernels.Tensor{}, o)
+	s.check("RouteBackward dlogits", dlogits, want, tol)
+	RouteBackward(want, dweights.values(), chosen, wantScores, wantBalance, e, o)
+	s.d.RouteBackward(s.s, dlogits.Tensor, dweights.Tensor, experts.Tensor, scores.Tensor, balance.Tensor, o)
+	s.check("RouteBackward dlogits with a balancing loss", dlogits, want, tol)
+	wantLoss = RouterZLoss(want, logits.values(), e, 0.1)
+	s.d.RouterZLoss(s.s, loss.Tensor, dlogits.Tensor, logits.Tensor, 0.1)
+	s.check("RouterZLoss loss", loss, []float64{wantLoss}, tolerance{relative: 24 * ulp})
+	s.check("RouterZLoss dlogits", dlogits, want, tol)
+}
+
+// numbersOf converts for check.
+func numbersOf(values []int32) []float64 {
+	x := make([]float64, len(values))
+	for i, v := range values {
+		x[i] = float64(v)
+	}
+	return x
+}
+
+func testUpdateRouteBias(s *suite) {
+	for _, finite := range []float64{0, 1} {
+		load, clip := []float64{5, 3, 4, 4, 0, 8}, []float64{1, 1, finite}
+		bias, want := s.input(layout{}, 6), []float64(nil)
+		counts := s.operand(device.Float64, layout{}, func(i int) float64 { return load[i] }, 6)
+		of := s.operand(device.Float64, layout{}, func(i int) float64 { return clip[i] }, 3)
+		want = bias.values()
+		UpdateRouteBias(want, load, clip, 0x1p-10)
+		s.d.UpdateRouteBias(s.s, bias.Tensor, counts.Tensor, of.Tensor, 0x1p-10)
+		s.check("UpdateRouteBias bias", bias, want, tolerance{relative: ulp})
+	}
+}
+
+// An assignment is a choice of experts with the rows that follow from it.
+type assignment struct {
+	experts, position, offsets []int32
+	positions, firsts          operand // position and offsets as the device has them
+	tokens, k, e               int
+}
+
+// assign chooses experts for tokens, some expert none, and checks SortByExpert.
+func (s *suite) assign(tokens, k, e int) *assignment {
+	s.t.Helper()
+	a := &assignment{tokens: tokens, k: k, e: e, experts: make([]int32, tokens*k), position: make([]int32, tokens*k), offsets: make([]int32, e+1)}
+	for i := range a.experts {
+		a.experts[i] = int32((i*i + i/3) % e)
+		if a.experts[i] == 2 {
+			a.experts[i] = 1
+		}
+	}
+	experts := s.operand(device.Int32, layout{}, func(i int) float64 { return float64(a.experts[i]) }, tokens, k)
+	a.positions, a.firsts = s.output(device.Int32, layout{}, tokens, k), s.output(device.Int32, layout{}, e+1)
+	SortByExpert(a.position, a.offsets, a.experts)
+	s.d.SortByExpert(s.s, a.positions.Tensor, a.firsts.Tensor, experts.Tensor)
+	s.check("SortByExpert position", a.positions, numbersOf(a.position), tolerance{})
+	s.check("SortByExpert offsets", a.firsts, numbersOf(a.offsets), tolerance{})
+	return a
+}
+
+func assignmentShapes() [][3]int { return [][3]int{{0, 2, 5}, {1, 1, 4}, {9, 2, 5}, {301, 3, 8}} }
+
+func testPermute(s *suite) {
+	for _, n := range assignmentShapes() {
+		for _, l := range layouts() {
+			const width = 37
+			a := s.assign(n[0], n[1], n[2])
+			x, y := s.input(l, a.tokens, width), s.output(device.Float32, layout{pad: 2}, a.tokens*a.k, width)
+			want := make([]float64, y.Len())
+			Permute(want, x.values(), a.position, a.k, width)
+			s.d.Permute(s.s, y.Tensor, x.Tensor, a.positions.Tensor)
+			s.check("Permute y", y, want, tolerance{})
+
+			rows, sum := s.input(l, a.tokens*a.k, width), s.output(device.Float32, layout{pad: 2}, a.tokens, width)
+			want = make([]float64, sum.Len())
+			Unpermute(want, rows.values(), a.position, a.k, width)
+			s.d.Unpermute(s.s, sum.Tensor, rows.Tensor, a.positions.Tensor)
+			s.check("Unpermute y", sum, want, tolerance{absolute: 4 * ulp * float64(a.k)})
+		}
+	}
+}
+
+func testExpertSwiGLU(s *suite) {
+	for _, n := range assignmentShapes() {
+		for _, l := range layouts() {
+			const width = 37
+			a := s.assign(n[0], n[1], n[2])
+			r := a.tokens * a.k
+			x, weights, y := s.input(l, r, 2*width), s.input(layout{}, a.tokens, a.k), s.output(device.Float32, layout{pad: 1}, r, width)
+			want := make([]float64, y.Len())
+			ExpertSwiGLU(want, x.values(), weights.values(), a.position, width)
+			s.d.ExpertSwiGLU(s.s, y.Tensor, x.Tensor, weights.Tensor, a.positions.Tensor)
+			s.check("ExpertSwiGLU y", y, want, tolerance{relative: 14 * ulp})
+
+			dy, dweights := s.input(l, r, width), s.output(device.Float32, layout{}, a.tokens, a.k)
+			want, wantWeights := make([]float64, x.Len()), make([]float64, r)
+			ExpertSwiGLUBackward(want, wantWeights, dy.values(), x.values(), weights.values(), a.position, width)
+			s.d.ExpertSwiGLUBackward(s.s, x.Tensor, dweights.Tensor, dy.Tensor, x.Tensor, weights.Tensor, a.positions.Tensor)
+			s.check("ExpertSwiGLUBackward dx in place of x", x, want, tolerance{relative: 14 * ulp, absolute: 80 * ulp})
+			s.check("ExpertSwiGLUBackward dweights", dweights, wantWeights, tolerance{relative: 14 * ulp, absolute: 8 * ulp * width})
+		}
+	}
+}
+
+func testGroupedMatMul(s *suite) {
+	for _, n := range assignmentShapes() {
+		for bits := range 12 {
+			o := kernels.MatMulOptions{TransA: bits/4 == 1, TransB: bits/4 == 2, Accumulate: bits&1 != 0}
+			s.groupedMatMul(s.assign(n[0], n[1], n[2]), 29, 43, layout{pad: bits & 2}, o)
+		}
+	}
+}
+
+func (s *suite) groupedMatMul(a *assignment, n, k int, l layout, o kernels.MatMulOptions) {
+	s.t.Helper()
+	r := a.tokens * a.k
+	x, b, c := s.input(l, r, k), s.input(layout{}, a.e, k, n), s.target(o.Accumulate, l, r, n)
+	depth := k
+	switch {
+	case o.TransA:
+		b, c, depth = s.input(l, r, n), s.target(o.Accumulate, layout{}, a.e, k, n), r
+	case o.TransB:
+		b = s.input(layout{}, a.e, n, k)
+	}
+	want := c.values()
+	GroupedMatMul(want, x.values(), b.values(), a.offsets, n, k, o)
+	s.d.GroupedMatMul(s.s, c.Tensor, x.Tensor, b.Tensor, a.firsts.Tensor, o)
+	s.check("GroupedMatMul c", c, want, tolerance{relative: 8 * ulp, absolute: ulp * float64(4*depth+4)})
+}

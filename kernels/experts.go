@@ -1,0 +1,73 @@
+package kernels
+
+import "lockstep/kernels/device"
+
+// RouteOptions says how Route scores and chooses experts. The zero value with TopK set is Qwen3-MoE's router without
+// norm_topk_prob.
+type RouteOptions struct {
+	// Sigmoid scores each expert by the sigmoid of its logit, instead of the softmax over all experts.
+	Sigmoid bool
+	// TopK is K, the number of experts of each token.
+	TopK int
+	// Groups divides the experts into groups of equal size, of which a token may use TopGroups; 0 or 1 is no division. A
+	// group is worth its best expert, or the sum of its best two with GroupTopTwo.
+	Groups, TopGroups int
+	GroupTopTwo       bool
+	// Normalize divides a token's weights by their sum plus Epsilon. Scale multiplies them at the end.
+	Normalize      bool
+	Epsilon, Scale float64
+}
+
+// ExpertOperators are the operators of a mixture of experts. In comments E is the number of experts, K that of each
+// token's, T the number of tokens and R = T*K that of assignments of a token to one of its experts.
+//
+// A token's way: Route chooses its experts, SortByExpert gives each assignment a row such that the rows of one expert
+// follow each other, Permute copies the tokens to their rows, GroupedMatMul multiplies each expert's rows by its matrix,
+// ExpertSwiGLU applies the activation and the router's weight, a second GroupedMatMul follows, and Unpermute adds up each
+// token's rows. No row is padding and none is dropped. The host need not know how many rows an expert has.
+type ExpertOperators interface {
+	// Route computes scores [T,E] from logits [T,E], chooses the K experts [T,K] Int32 of each token with the largest
+	// score + bias, best first, the lower number first among equals, and computes their weights [T,K] from the scores
+	// without bias. bias [E] may be none.
+	Route(s device.Stream, weights, experts, scores, logits, bias Tensor, o RouteOptions)
+	// RouteBackward computes dlogits [T,E] from dweights [T,K]. balance [G,E] is the gradient of the scores, each token's
+	// divided by their sum, that a BalanceLoss adds; the tokens fall into G runs of equal length. It may be none.
+	RouteBackward(s device.Stream, dlogits, dweights, experts, scores, balance Tensor, o RouteOptions)
+
+	// RouteStatistics computes, or adds to, what a balancing loss needs of each of G runs of tokens of equal length: the
+	// assignments to each expert, counts [G,E] Float64, and the sums over tokens of the scores divided by their token's
+	// sum, mass [G,E] Float64, added in the order of tokens.
+	RouteStatistics(s device.Stream, counts, mass, experts, scores Tensor, accumulate bool)
+	// BalanceLoss computes loss[1] Float64 = factor * sum(counts * mass), and gradient [G,E] = weight * factor * counts:
+	// counts and mass [G,E] Float64, the counts taken as constants. (W. Fedus et al., "Switch Transformers", JMLR 23, 2022,
+	// equations 4 to 6.)
+	BalanceLoss(s device.Stream, loss, gradient, counts, mass Tensor, factor, weight float64)
+	// RouterZLoss computes loss[1] Float64 = the sum over tokens of the square of logsumexp(logits), and dlogits += weight *
+	// its gradient; logits, dlogits [T,E]. (B. Zoph et al., "ST-MoE", 2022, equation 5.)
+	RouterZLoss(s device.Stream, loss, dlogits, logits Tensor, weight float64)
+	// UpdateRouteBias moves bias [E] by rate towards the experts with fewer assignments than the mean of counts [E] Float64
+	// and away from those with more. It changes nothing where clip, as ClipFactor computes it, says that the step is not
+	// finite. (L. Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", 2024, algorithm 1.)
+	UpdateRouteBias(s device.Stream, bias, counts, clip Tensor, rate float64)
+
+	// SortByExpert numbers the assignments in the order of their experts, those of one expert in the order of tokens:
+	// position [T,K] Int32 is the number, which is the assignment's row; offsets [E+1] Int32 are the first rows of the
+	// experts, and R at the end. experts [T,K] Int32.
+	SortByExpert(s device.Stream, position, offsets, experts Tensor)
+	// Permute copies each token to the rows of its assignments: y [R,C], x [T,C], position [T,K] Int32. It is Unpermute's
+	// backward pass.
+	Permute(s device.Stream, y, x, position Tensor)
+	// Unpermute adds the rows of each token's assignments, in the order of position: y [T,C], x [R,C], position [T,K] Int32.
+	// It is Permute's backward pass.
+	Unpermute(s device.Stream, y, x, position Tensor)
+	// GroupedMatMul multiplies by the matrix of each row's expert, offsets [E+1] Int32 being the experts' first rows. Rows at
+	// and beyond the last offset are left alone. Without TransA: c [R,N] = (or +=) a [R,K] op(b[e]), b [E,K,N] or with TransB
+	// [E,N,K]. With TransA, for the gradient of b: c [E,M,N] = (or +=), for each expert, the transpose of its rows of a [R,M]
+	// times its rows of b [R,N]; TransB must not be set, and an expert without rows gets zeros.
+	GroupedMatMul(s device.Stream, c, a, b, offsets Tensor, o MatMulOptions)
+	// ExpertSwiGLU computes y [R,I] = SwiGLU of x [R,2I] times the weight of each row's assignment: weights [T,K], position
+	// [T,K] Int32.
+	ExpertSwiGLU(s device.Stream, y, x, weights, position Tensor)
+	// ExpertSwiGLUBackward computes dx [R,2I] and dweights [T,K] from dy [R,I], x, weights and position. dx may be x.
+	ExpertSwiGLUBackward(s device.Stream, dx, dweights, dy, x, weights, position Tensor)
+}
