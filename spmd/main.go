@@ -2,6 +2,7 @@
 //
 //	spmd CONFIG.toml [section.key=value ...]                train, fine-tune or evaluate (run.mode)
 //	spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
+//	spmd preprocess --output PREFIX --tokenizer DIR PATH... text, JSON lines or Parquet -> .bin/.idx, and back
 //	spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model
 //
 // It runs alone, as a job of one rank, or N times under launch. The exit status is 0 for a run that is done, 1 for one that
@@ -27,6 +28,7 @@ const usage = `spmd trains language models, one process per rank.
 
   spmd CONFIG.toml [section.key=value ...]                train, fine-tune or evaluate (run.mode)
   spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
+  spmd preprocess --output PREFIX [options] PATH...       text, JSON lines or Parquet -> .bin/.idx, and back; see spmd preprocess --help
   spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model; see spmd generate --help
 
 Several ranks: launch -n 8 ./spmd CONFIG.toml. The keys are in docs/config.md.
@@ -70,6 +72,8 @@ func (p *program) run(args []string) int {
 		fmt.Fprintln(p.stdout, "spmd", version)
 	case "check":
 		err = p.check(args[1:])
+	case "preprocess":
+		err = p.preprocess(args[1:])
 	case "generate":
 		err = p.generate(args[1:])
 	default:
@@ -84,7 +88,7 @@ func (p *program) run(args []string) int {
 // unknownCommand is what to say of a first argument that is neither a command nor a file.
 func unknownCommand(name string) error {
 	switch name {
-	case "plan", "preprocess", "export":
+	case "plan", "export":
 		return &usageError{name + " is not available yet; see spmd --help"}
 	case "train":
 		return &usageError{"training has no command: spmd CONFIG.toml"}

@@ -40,6 +40,7 @@ type indexedPair struct {
 	index  index
 	first  int64  // number of the pair's first token in the source
 	mapped []byte // the .bin file
+	idx    []byte // the .idx file
 }
 
 // openMegatron maps the pairs of o in the order of its paths, without those of o.Exclude.
@@ -89,32 +90,52 @@ func pairError(prefix string, err error) error {
 	return fmt.Errorf("data path %q: %w; %s", prefix, err, remedy)
 }
 
-// openPair checks the .idx file of a pair and maps its .bin file.
-func openPair(prefix string) (indexedPair, error) {
-	p := indexedPair{prefix: prefix, bin: prefix + ".bin"}
-	idx, err := mapFile(prefix + ".idx")
-	if err != nil {
+// openPair checks the .idx file of a pair and maps both files.
+func openPair(prefix string) (p indexedPair, err error) {
+	p = indexedPair{prefix: prefix, bin: prefix + ".bin"}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if p.idx, err = mapFile(prefix + ".idx"); err != nil {
 		return p, err
 	}
 	err = guardMapping(prefix+".idx", func() error {
 		var err error
-		if p.index, err = parseIndex(idx); err != nil {
+		if p.index, err = parseIndex(p.idx); err != nil {
 			return fmt.Errorf("%s.idx: %w", prefix, err)
 		}
 		return nil
 	})
-	if err := errors.Join(err, unmap(idx)); err != nil {
+	if err != nil {
 		return p, err
 	}
 	if p.mapped, err = mapFile(p.bin); err != nil {
 		return p, err
 	}
 	if want := p.index.tokens * int64(p.index.tokenType.size()); int64(len(p.mapped)) != want {
-		err := fmt.Errorf("%s.bin has %d bytes, its index describes %d tokens of %d bytes, %d bytes in all; the files belong to "+
+		return p, fmt.Errorf("%s.bin has %d bytes, its index describes %d tokens of %d bytes, %d bytes in all; the files belong to "+
 			"different data, or one was cut short", prefix, len(p.mapped), p.index.tokens, p.index.tokenType.size(), want)
-		return p, errors.Join(err, unmap(p.mapped))
 	}
 	return p, nil
+}
+
+// length returns the number of tokens of a sequence.
+func (p *indexedPair) length(sequence int64) int64 {
+	return int64(int32(binary.LittleEndian.Uint32(p.idx[int64(indexHeader)+4*sequence:])))
+}
+
+// border returns the number of the sequence with which a document begins.
+func (p *indexedPair) border(document int64) int64 {
+	return int64(binary.LittleEndian.Uint64(p.idx[int64(indexHeader)+sequenceBytes*p.index.sequences+borderBytes*document:]))
+}
+
+// close unmaps the files.
+func (p *indexedPair) close() error {
+	err := errors.Join(unmap(p.mapped), unmap(p.idx))
+	p.mapped, p.idx = nil, nil
+	return err
 }
 
 // mapFile maps a file for reading. An empty file has no mapping.
@@ -271,8 +292,8 @@ func (p *indexedPair) hash(h hash.Hash) error {
 // Close implements Source.
 func (s *megatronSource) Close() error {
 	var errs []error
-	for _, p := range s.pairs {
-		errs = append(errs, unmap(p.mapped))
+	for i := range s.pairs {
+		errs = append(errs, s.pairs[i].close())
 	}
 	s.pairs, s.tokens = nil, 0
 	return errors.Join(errs...)
