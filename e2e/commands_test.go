@@ -83,6 +83,7 @@ func TestExitStatus(t *testing.T) {
 		{programs.spmd, "generate", 2, "model directory"},
 		{programs.spmd, "generate absent --tokens 0", 2, "--tokens"},
 		{programs.spmd, "generate absent --prompt a", 1, "absent"},
+		{programs.spmd, "export --help", 0, "SOURCE is a checkpoint"},
 		{programs.launch, "--help", 0, "launch -n N"},
 		{programs.launch, "", 2, "-n N"},
 		{programs.launch, "-n 2 absent/program", 2, "absent/program"},

@@ -4,6 +4,7 @@
 //	spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
 //	spmd preprocess --output PREFIX --tokenizer DIR PATH... text, JSON lines or Parquet -> .bin/.idx, and back
 //	spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model
+//	spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format
 //
 // It runs alone, as a job of one rank, or N times under launch. The exit status is 0 for a run that is done, 1 for one that
 // failed, 2 where the configuration or the command line is wrong: then nothing was started or written.
@@ -30,6 +31,7 @@ const usage = `spmd trains language models, one process per rank.
   spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
   spmd preprocess --output PREFIX [options] PATH...       text, JSON lines or Parquet -> .bin/.idx, and back; see spmd preprocess --help
   spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model; see spmd generate --help
+  spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format; see spmd export --help
 
 Several ranks: launch -n 8 ./spmd CONFIG.toml. The keys are in docs/config.md.
 `
@@ -76,6 +78,8 @@ func (p *program) run(args []string) int {
 		err = p.preprocess(args[1:])
 	case "generate":
 		err = p.generate(args[1:])
+	case "export":
+		err = p.export(args[1:])
 	default:
 		if _, statErr := os.Stat(args[0]); errors.Is(statErr, fs.ErrNotExist) && !strings.Contains(args[0], ".") {
 			return p.status(unknownCommand(args[0]))
@@ -88,7 +92,7 @@ func (p *program) run(args []string) int {
 // unknownCommand is what to say of a first argument that is neither a command nor a file.
 func unknownCommand(name string) error {
 	switch name {
-	case "plan", "export":
+	case "plan":
 		return &usageError{name + " is not available yet; see spmd --help"}
 	case "train":
 		return &usageError{"training has no command: spmd CONFIG.toml"}

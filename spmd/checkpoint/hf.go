@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,24 +19,22 @@ const (
 	indexName   = "model.safetensors.index.json"
 )
 
-// Weights are the tensors of a Hugging Face model directory, by their names there. They are memory-mapped: opening reads
-// the headers, and reading a tensor reads no other. Reading is safe from any number of goroutines, until Close.
+// optimizerName is the file for the optimizer's state in a Hugging Face directory.
+const optimizerName = "optimizer.safetensors"
+
+// Weights are named tensors: those of a model directory, by their Hugging Face names, or a part of a checkpoint's state. They are
+// memory-mapped: opening reads the headers, and reading a tensor reads no other. Reading is safe from any number of
+// goroutines, until Close.
 type Weights struct {
 	dir     string
-	files   []*safetensors.File
-	tensors map[string]located
-}
-
-// located is a tensor and the file that has it.
-type located struct {
-	file *safetensors.File
-	info safetensors.Info
+	files   []tensorFile
+	tensors map[string]stored
 }
 
 // HasWeights reports whether the model directory dir has weights, in a format that OpenWeights reads or in one that it
 // will refuse with advice.
 func HasWeights(dir string) bool {
-	for _, pattern := range []string{"*.safetensors", indexName, "pytorch_model*.bin", "pytorch_model.bin.index.json"} {
+	for _, pattern := range []string{"*.safetensors", indexName, "*.ckpt", "pytorch_model*.bin", "pytorch_model.bin.index.json"} {
 		if found := globIn(dir, pattern); len(found) > 0 {
 			return true
 		}
@@ -44,17 +43,22 @@ func HasWeights(dir string) bool {
 }
 
 // OpenWeights opens the weights in the model directory dir: model.safetensors or, failing that, the shards that
-// model.safetensors.index.json names, each of which must be there and hold the tensors that the index says.
+// model.safetensors.index.json names, each of which must be there and hold the tensors that the index says; or else all
+// files *.ckpt or *.safetensors that MindSpore has written there. MindSpore's optimizer state is left out, and the names and
+// fused matrices of MindSpore Transformers become Hugging Face's, for which the directory's config.json is read.
 func OpenWeights(dir string) (*Weights, error) {
-	w := &Weights{dir: dir, tensors: map[string]located{}}
+	w := &Weights{dir: dir, tensors: map[string]stored{}}
 	var err error
 	switch {
 	case exists(filepath.Join(dir, weightsName)):
-		err = w.openSingle()
+		err = w.openSafetensors(weightsName)
 	case exists(filepath.Join(dir, indexName)):
 		err = w.openShards()
 	default:
-		err = noWeights(dir)
+		err = w.openMindSpore()
+	}
+	if err == nil {
+		err = w.translate()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("weights of %s: %w", dir, err), w.Close())
@@ -79,14 +83,23 @@ func noWeights(dir string) error {
 	return fmt.Errorf("neither %s nor %s is there; download the weights, or set model.init = \"random\"", weightsName, indexName)
 }
 
-func (w *Weights) openSingle() error {
-	f, err := safetensors.Open(filepath.Join(w.dir, weightsName))
+// openSafetensors adds all tensors of a file.
+func (w *Weights) openSafetensors(name string) error {
+	f, err := safetensors.Open(filepath.Join(w.dir, name))
 	if err != nil {
 		return err
 	}
 	w.files = append(w.files, f)
-	for _, t := range f.Tensors() {
-		w.tensors[t.Name] = located{f, t}
+	return w.add(storedSafetensors(f))
+}
+
+// add adds tensors, each of which must be new.
+func (w *Weights) add(tensors []stored) error {
+	for _, t := range tensors {
+		if other, ok := w.tensors[t.name]; ok {
+			return fmt.Errorf("tensor %q is in %s and in %s; leave only the files of one whole model there (merge the slices of several ranks first)", t.name, other.path, t.path)
+		}
+		w.tensors[t.name] = t
 	}
 	return nil
 }
@@ -112,7 +125,7 @@ func (w *Weights) openShards() error {
 		if !ok {
 			return fmt.Errorf("%s says that tensor %q is in %s, which does not have it; index and shards are of different models, download both again", indexName, name, shard)
 		}
-		w.tensors[name] = located{f, info}
+		w.tensors[name] = stored{name: name, path: f.Path(), dtype: info.DType, shape: info.Shape, parts: [][]byte{f.Bytes(name)}}
 	}
 	return nil
 }
@@ -123,11 +136,11 @@ func (w *Weights) Names() []string { return slices.Sorted(maps.Keys(w.tensors)) 
 // Shape returns the shape of the named tensor. ok is false when there is no such tensor.
 func (w *Weights) Shape(name string) (shape []int, ok bool) {
 	t, ok := w.tensors[name]
-	return t.info.Shape, ok
+	return t.shape, ok
 }
 
 // DType returns the element type of the named tensor, "" when there is no such tensor.
-func (w *Weights) DType(name string) safetensors.DType { return w.tensors[name].info.DType }
+func (w *Weights) DType(name string) safetensors.DType { return w.tensors[name].dtype }
 
 // ReadFloat32 reads the named tensor, converted to float32 as safetensors.ToFloat32 does. dst must have its size.
 func (w *Weights) ReadFloat32(name string, dst []float32) error {
@@ -135,8 +148,8 @@ func (w *Weights) ReadFloat32(name string, dst []float32) error {
 	if err != nil {
 		return err
 	}
-	if len(dst) != elements(t.info.Shape) {
-		return fmt.Errorf("%s: tensor %q has shape %v, %d elements were asked for", t.file.Path(), name, t.info.Shape, len(dst))
+	if len(dst) != elements(t.shape) {
+		return fmt.Errorf("%s: tensor %q has shape %v, %d elements were asked for", t.path, name, t.shape, len(dst))
 	}
 	return t.readAt(0, dst)
 }
@@ -148,21 +161,21 @@ func (w *Weights) ReadFloat32Rows(name string, first int, dst []float32) error {
 	if err != nil {
 		return err
 	}
-	if len(t.info.Shape) == 0 {
-		return fmt.Errorf("%s: tensor %q is a scalar and has no rows", t.file.Path(), name)
+	if len(t.shape) == 0 {
+		return fmt.Errorf("%s: tensor %q is a scalar and has no rows", t.path, name)
 	}
-	rows, width := t.info.Shape[0], elements(t.info.Shape[1:])
+	rows, width := t.shape[0], elements(t.shape[1:])
 	count := 0
 	if width > 0 {
 		count = len(dst) / width
 	}
 	if first < 0 || first > rows || count > rows-first || count*width != len(dst) {
-		return fmt.Errorf("%s: tensor %q: %d elements from row %d on are not whole rows of shape %v", t.file.Path(), name, len(dst), first, t.info.Shape)
+		return fmt.Errorf("%s: tensor %q: %d elements from row %d on are not whole rows of shape %v", t.path, name, len(dst), first, t.shape)
 	}
 	return t.readAt(first*width, dst)
 }
 
-func (w *Weights) find(name string) (located, error) {
+func (w *Weights) find(name string) (stored, error) {
 	t, ok := w.tensors[name]
 	if !ok {
 		return t, fmt.Errorf("weights of %s: there is no tensor %q", w.dir, name)
@@ -170,17 +183,16 @@ func (w *Weights) find(name string) (located, error) {
 	return t, nil
 }
 
-// readAt converts len(dst) elements from element first on.
-func (t located) readAt(first int, dst []float32) error {
-	size := t.info.DType.Bits() / 8
-	data := t.file.Bytes(t.info.Name)
-	if size > 0 { // types of less than a byte are refused below
-		data = data[first*size : (first+len(dst))*size]
+// Tensor returns the named tensor to be written with elements of type d; "" keeps its own. What is no float keeps its type
+// too.
+func (w *Weights) Tensor(name string, d safetensors.DType) (safetensors.Tensor, error) {
+	t, err := w.find(name)
+	switch t.dtype {
+	case safetensors.F64, safetensors.F32, safetensors.BF16, safetensors.F16:
+	default:
+		d = t.dtype
 	}
-	if err := safetensors.ToFloat32(dst, data, t.info.DType); err != nil {
-		return fmt.Errorf("%s: tensor %q: %w", t.file.Path(), t.info.Name, err)
-	}
-	return nil
+	return t.as(cmp.Or(d, t.dtype)), err
 }
 
 // Close unmaps the weights.
@@ -191,15 +203,6 @@ func (w *Weights) Close() error {
 	}
 	w.files, w.tensors = nil, nil
 	return err
-}
-
-// elements returns the number of elements of a shape.
-func elements(shape []int) int {
-	n := 1
-	for _, d := range shape {
-		n *= d
-	}
-	return n
 }
 
 // globIn returns the names in dir that match pattern, sorted. dir is taken as it is, even if it looks like a pattern.

@@ -13,16 +13,12 @@ import (
 // maxIndexBytes bounds the index of a sharded model. The largest published one has some ten megabytes.
 const maxIndexBytes = 256 << 20
 
+// maxConfigBytes bounds a config.json or adapter_config.json.
+const maxConfigBytes = 1 << 20
+
 // readIndex reads a model.safetensors.index.json: tensor name -> file name.
 func readIndex(path string) (map[string]string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxIndexBytes {
-		return nil, fmt.Errorf("%s has %d bytes, expected a file of at most %d", path, info.Size(), maxIndexBytes)
-	}
-	text, err := os.ReadFile(path)
+	text, err := readSmall(path, maxIndexBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +27,18 @@ func readIndex(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("%s: %w; the file is damaged, download it again", path, err)
 	}
 	return index, nil
+}
+
+// readSmall reads a file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, expected a file of at most %d", path, info.Size(), limit)
+	}
+	return os.ReadFile(path)
 }
 
 // parseIndex decodes an index and makes sure that no file name leads out of the model's directory. Keys beside weight_map

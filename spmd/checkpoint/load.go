@@ -10,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
+	"lockstep/spmd/checkpoint/mindspore"
 	"lockstep/spmd/checkpoint/safetensors"
 )
 
@@ -24,18 +26,30 @@ type Loaded struct {
 	Dir     string
 	Step    int
 	Record  Record
-	files   []*safetensors.File
-	tensors []Tensor
-	byName  map[string]int
+	files   []tensorFile
+	tensors map[string]stored
 }
 
 // Tensor returns the named tensor. ok is false when the checkpoint does not have it.
 func (l *Loaded) Tensor(name string) (t Tensor, ok bool) {
-	i, ok := l.byName[name]
+	s, ok := l.tensors[name]
 	if !ok {
 		return Tensor{}, false
 	}
-	return l.tensors[i], true
+	return Tensor{Name: s.name, DType: s.dtype.Device(), Shape: s.shape, Data: s.bytes()}, true
+}
+
+// Part returns the tensors whose names begin with prefix, such as "weight/", without it. Close does nothing to them; they are
+// there until the checkpoint is closed.
+func (l *Loaded) Part(prefix string) *Weights {
+	w := &Weights{dir: l.Dir, tensors: map[string]stored{}}
+	for name, t := range l.tensors {
+		if short, ok := strings.CutPrefix(name, prefix); ok {
+			t.name = short
+			w.tensors[short] = t
+		}
+	}
+	return w
 }
 
 // Close unmaps the tensors.
@@ -46,7 +60,7 @@ func (l *Loaded) Close() error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	l.files, l.tensors, l.byName = nil, nil, nil
+	l.files, l.tensors = nil, nil
 	return err
 }
 
@@ -159,11 +173,8 @@ func LoadDir(dir string) (*Loaded, error) {
 	if err != nil {
 		return fail(err)
 	}
-	l := &Loaded{Dir: dir, Step: m.Step, Record: m.Record, files: make([]*safetensors.File, len(m.Files)), byName: map[string]int{}}
-	if err = l.open(root, m); err == nil {
-		err = l.index()
-	}
-	if err != nil {
+	l := &Loaded{Dir: dir, Step: m.Step, Record: m.Record, files: make([]tensorFile, len(m.Files)), tensors: map[string]stored{}}
+	if err = l.open(root, m); err != nil {
 		return fail(errors.Join(err, l.Close()))
 	}
 	return l, nil
@@ -174,54 +185,64 @@ func isStore(dir string) bool {
 	return len(globIn(dir, stepPrefix+"*")) > 0 || len(globIn(filepath.Join(dir, "checkpoints"), stepPrefix+"*")) > 0
 }
 
-// open verifies and maps all state files, as many at a time as there are cores.
+// open verifies and maps all state files, as many at a time as there are cores, and lists their tensors.
 func (l *Loaded) open(root *os.Root, m *manifest) error {
 	errs := make([]error, len(m.Files))
+	tensors := make([][]stored, len(m.Files))
 	limit := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var all sync.WaitGroup
 	for i, entry := range m.Files {
 		all.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			l.files[i], errs[i] = openVerified(root, entry)
+			l.files[i], tensors[i], errs[i] = openVerified(root, entry)
 		})
 	}
 	all.Wait()
+	for _, list := range tensors {
+		for _, t := range list {
+			if _, ok := l.tensors[t.name]; ok {
+				errs = append(errs, fmt.Errorf("%s: tensor %q is in an earlier file too", t.path, t.name))
+			}
+			l.tensors[t.name] = t
+		}
+	}
 	return errors.Join(errs...)
 }
 
 // openVerified maps a state file whose bytes have the checksum that the manifest gives. The bytes are read, not taken from
 // the mapping, because a bad sector is an error for a read and a fault for a mapping.
-func openVerified(root *os.Root, entry fileEntry) (*safetensors.File, error) {
+func openVerified(root *os.Root, entry fileEntry) (tensorFile, []stored, error) {
 	f, err := root.Open(entry.Name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	sum := sha256.New()
 	n, err := io.CopyBuffer(sum, struct{ io.Reader }{f}, make([]byte, chunkBytes))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if n != entry.Size {
-		return nil, fmt.Errorf("%s has %d bytes, expected %d", entry.Name, n, entry.Size)
+		return nil, nil, fmt.Errorf("%s has %d bytes, expected %d", entry.Name, n, entry.Size)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != entry.SHA256 {
-		return nil, fmt.Errorf("%s does not have the checksum that was recorded when it was written: SHA-256 %s, expected %s", entry.Name, got, entry.SHA256)
+		return nil, nil, fmt.Errorf("%s does not have the checksum that was recorded when it was written: SHA-256 %s, expected %s", entry.Name, got, entry.SHA256)
 	}
-	return safetensors.Map(f)
-}
-
-// index lists the tensors of all files.
-func (l *Loaded) index() error {
-	for _, f := range l.files {
-		for _, info := range f.Tensors() {
-			if _, ok := l.byName[info.Name]; ok {
-				return fmt.Errorf("%s: tensor %q is in an earlier file too", f.Path(), info.Name)
-			}
-			l.byName[info.Name] = len(l.tensors)
-			l.tensors = append(l.tensors, Tensor{Name: info.Name, DType: info.DType.Device(), Shape: info.Shape, Data: f.Bytes(info.Name)})
+	if strings.HasSuffix(entry.Name, ckptSuffix) {
+		c, err := mindspore.Map(f)
+		if err != nil {
+			return nil, nil, err
 		}
+		tensors := storedMindSpore(c)
+		for i := range tensors {
+			tensors[i].name = stateName(tensors[i].name)
+		}
+		return c, tensors, nil
 	}
-	return nil
+	st, err := safetensors.Map(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	return st, storedSafetensors(st), nil
 }

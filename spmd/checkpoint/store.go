@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -37,6 +36,7 @@ type Store struct {
 	log       *slog.Logger
 	fsys      fileSystem
 	fileBytes int
+	format    Format // of the state files: HuggingFace, which is safetensors, or Ckpt
 	// saving holds a token while a save runs. Who has put it there owns the fields below.
 	saving chan struct{}
 	// lock is the open directory whose lock makes this store the only writer, nil for a store that only reads.
@@ -46,9 +46,13 @@ type Store struct {
 
 // Open opens the store in dir for writing, makes dir if need be, and removes what a crash has left there. One process at a
 // time may have it open for writing. After each save, only the newest keep checkpoints stay, all of them if keep is less
-// than 1. log may be nil.
-func Open(dir string, keep int, log *slog.Logger) (*Store, error) {
-	return openStore(disk{}, dir, keep, log)
+// than 1. State files are written in the given format, Ckpt or HuggingFace's safetensors; both are read. log may be nil.
+func Open(dir string, keep int, format Format, log *slog.Logger) (*Store, error) {
+	s, err := openStore(disk{}, dir, keep, log)
+	if err == nil {
+		s.format = format
+	}
+	return s, err
 }
 
 func openStore(fsys fileSystem, dir string, keep int, log *slog.Logger) (*Store, error) {
@@ -214,10 +218,10 @@ func (s *Store) write(ctx context.Context, dir string, snapshot *Snapshot) error
 		return err
 	}
 	for i, tensors := range files {
-		entry := fileEntry{Name: fmt.Sprintf("state-%05d.safetensors", i)}
+		entry := fileEntry{Name: fmt.Sprintf("state-%05d%s", i, s.suffix())}
 		err := writeFile(s.fsys, filepath.Join(dir, entry.Name), func(w io.Writer) error {
 			h := &hashWriter{ctx: ctx, w: w, sum: sha256.New()}
-			err := safetensors.Write(h, tensors, nil)
+			err := s.writeState(h, tensors)
 			entry.Size, entry.SHA256 = h.size, hex.EncodeToString(h.sum.Sum(nil))
 			return err
 		})
@@ -260,31 +264,6 @@ func (s *Store) split(tensors []safetensors.Tensor) ([][]safetensors.Tensor, err
 		size += n
 	}
 	return files, nil
-}
-
-// hashWriter hashes what passes through while it is in the cache, a chunk at a time, and stops when ctx is done.
-type hashWriter struct {
-	ctx  context.Context
-	w    io.Writer
-	sum  hash.Hash
-	size int64
-}
-
-func (h *hashWriter) Write(p []byte) (int, error) {
-	done := 0
-	for chunk := range slices.Chunk(p, chunkBytes) {
-		if h.ctx.Err() != nil {
-			return done, context.Cause(h.ctx)
-		}
-		n, err := h.w.Write(chunk)
-		h.sum.Write(chunk[:n])
-		h.size += int64(n)
-		done += n
-		if err != nil {
-			return done, err
-		}
-	}
-	return done, nil
 }
 
 // setLatest makes the file latest name a checkpoint, in one step.

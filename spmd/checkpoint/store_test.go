@@ -32,7 +32,7 @@ func TestCompareRecords(t *testing.T) {
 // With the real disk: what is kept, what is found, where.
 func TestStoreKeepsTheNewest(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "output", "checkpoints")
-	s, err := Open(dir, 2, nil)
+	s, err := Open(dir, 2, HuggingFace, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestStoreKeepsTheNewest(t *testing.T) {
 func TestOpenLetsOneWriterIn(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, 0)
-	if _, err := Open(dir, 0, nil); err == nil || !strings.Contains(err.Error(), "another process writes there") {
+	if _, err := Open(dir, 0, HuggingFace, nil); err == nil || !strings.Contains(err.Error(), "another process writes there") {
 		t.Errorf("a second writer: %v", err)
 	}
 	if err := OpenReadOnly(dir, nil).Save(context.Background(), snapshot(1, 1)); err == nil || !strings.Contains(err.Error(), "for reading only") {

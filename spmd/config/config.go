@@ -79,8 +79,9 @@ type Run struct {
 
 // Model is section [model].
 type Model struct {
-	// Hugging Face model directory: config.json and, to start from trained weights, *.safetensors. Either this or
-	// [model.config] is required.
+	// Hugging Face model directory: config.json and, to start from trained weights, *.safetensors; or config.json and weights
+	// that MindSpore has saved (*.ckpt, *.safetensors), under Hugging Face's names or those of MindSpore Transformers. Either
+	// this or [model.config] is required.
 	Path string `toml:"path"`
 	// `auto` loads the weights in path when there are any. `random` ignores them.
 	Init string `toml:"init" values:"auto,random"`
@@ -205,8 +206,9 @@ type Checkpoint struct {
 	Interval int `toml:"interval" range:"[0,)"`
 	// Newest checkpoints that are kept; older ones are deleted.
 	Keep int `toml:"keep" range:"[1,)"`
-	// File format of the saved state.
-	Format string `toml:"format" values:"safetensors" later:"ckpt"`
+	// File format of the saved state. `ckpt`: MindSpore's, with the names of its AdamW for the optimizer's state. A run goes on
+	// from either.
+	Format string `toml:"format" values:"safetensors,ckpt"`
 	// Write while the next steps run.
 	Async bool `toml:"async"`
 	// `auto`: go on from the newest sound checkpoint in run.output_dir, or start. `none`: start, and refuse an

@@ -172,9 +172,9 @@ func nearestDivisor(n, want int) int {
 	return best
 }
 
-// JSON returns the configuration as a config.json for weights saved in float32: every key as it came, overrides included,
-// with the architecture's name and the type of the weights. Keys are sorted, so that equal configurations are equal bytes.
-func (c *Config) JSON() []byte {
+// JSON returns the configuration as a config.json for weights saved as dtype, such as "float32": every key as it came,
+// overrides included, with the architecture's name and the type of the weights. Keys are sorted, so that equal configurations are equal bytes.
+func (c *Config) JSON(dtype string) []byte {
 	out := map[string]json.RawMessage{}
 	for k, v := range c.raw {
 		out[k] = v
@@ -184,11 +184,11 @@ func (c *Config) JSON() []byte {
 	if _, ok := out["architectures"]; !ok {
 		out["architectures"] = json.RawMessage(fmt.Sprintf("[%q]", architectures[c.Family]))
 	}
-	dtype := "torch_dtype" // Transformers 4's name, which 5 still reads
+	key := "torch_dtype" // Transformers 4's name, which 5 still reads
 	if _, ok := out["dtype"]; ok {
-		dtype = "dtype"
+		key = "dtype"
 	}
-	out[dtype] = quoted("float32")
+	out[key] = quoted(dtype)
 	text, err := json.MarshalIndent(out, "", "  ")
 	if err != nil { // raw values came out of a JSON decoder or encoder
 		panic(fmt.Sprintf("model: writing config.json: %v", err))

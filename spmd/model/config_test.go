@@ -129,16 +129,16 @@ func TestKeysThatChangeNothingAreWrittenBack(t *testing.T) {
 	if c.HiddenSize != 128 || c.NumHiddenLayers != 2 {
 		t.Errorf("overrides: %+v", c)
 	}
-	again, problems := parseText(t, string(c.JSON()), nil)
-	if len(problems) > 0 || !equalConfigs(*c, *again) || !bytes.Equal(c.JSON(), again.JSON()) {
+	again, problems := parseText(t, string(c.JSON("float32")), nil)
+	if len(problems) > 0 || !equalConfigs(*c, *again) || !bytes.Equal(c.JSON("float32"), again.JSON("float32")) {
 		t.Errorf("what is written back reads as %+v, %v", again, problems)
 	}
 	var back map[string]any
-	if err := json.Unmarshal(c.JSON(), &back); err != nil {
+	if err := json.Unmarshal(c.JSON("float32"), &back); err != nil {
 		t.Fatal(err)
 	}
 	if back["torch_dtype"] != "float32" || back["made_by"] == nil || back["bos_token_id"] != 7.0 || back["hidden_size"] != 128.0 {
-		t.Errorf("written back: %s", c.JSON())
+		t.Errorf("written back: %s", c.JSON("float32"))
 	}
 }
 
@@ -152,7 +152,7 @@ func FuzzReadConfig(f *testing.F) {
 			t.Fatalf("configuration %v with problems %v", c, problems)
 		}
 		if c != nil {
-			if _, problems := parseText(t, string(c.JSON()), nil); len(problems) > 0 {
+			if _, problems := parseText(t, string(c.JSON("float32")), nil); len(problems) > 0 {
 				t.Fatalf("what was read is not accepted again: %v", problems)
 			}
 		}

@@ -26,7 +26,7 @@ func (t *Trainer) export(ctx context.Context, trained bool) error {
 }
 
 func (t *Trainer) writeModel() error {
-	m := checkpoint.Model{Config: t.Config.Architecture.JSON(), Files: map[string][]byte{}}
+	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Files: map[string][]byte{}}
 	for _, p := range t.Model.Parameters {
 		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: t.writer(p.Weight)})
 	}

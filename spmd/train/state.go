@@ -24,17 +24,44 @@ import (
 // by parameter under these prefixes and the Hugging Face name.
 func (t *Trainer) state() map[string]kernels.Tensor {
 	return map[string]kernels.Tensor{
-		"weight/":     t.placed.weights,
+		WeightPrefix:  t.placed.weights,
 		"exp_avg/":    t.placed.optimizer.FirstMoment,
 		"exp_avg_sq/": t.placed.optimizer.SecondMoment,
 	}
 }
 
+// WeightPrefix is the prefix of the weights; MomentPrefixes are those of the optimizer's state.
+const WeightPrefix = "weight/"
+
+// MomentPrefixes returns the prefixes of AdamW's moments.
+func MomentPrefixes() []string { return prefixes[1:] }
+
 // prefixes lists the keys of state in the order in which they are saved.
-var prefixes = []string{"weight/", "exp_avg/", "exp_avg_sq/"}
+var prefixes = []string{WeightPrefix, "exp_avg/", "exp_avg_sq/"}
+
+// stateFormats are the values of checkpoint.format.
+var stateFormats = map[string]checkpoint.Format{"safetensors": checkpoint.HuggingFace, "ckpt": checkpoint.Ckpt}
 
 // descriptive lists keys of config.json that say where a model comes from and change no number.
 var descriptive = []string{"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+// architectureKey begins the keys of a record that are a config.json's.
+const architectureKey = "model."
+
+// Architecture returns the model that a checkpoint's record describes.
+func Architecture(r checkpoint.Record) (*model.Config, error) {
+	values := map[string]any{}
+	for _, e := range r {
+		if key, ok := strings.CutPrefix(e.Key, architectureKey); ok {
+			values[key] = json.RawMessage(e.Value)
+		}
+	}
+	c, problems := model.ParseConfig(values)
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("the checkpoint's model: %v", problems[0])
+	}
+	return c, nil
+}
 
 // newRecord lists what decides the run's numbers. A run resumes only from a checkpoint whose record equals its own.
 func newRecord(t *Trainer) (checkpoint.Record, error) {
@@ -46,7 +73,7 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	r := checkpoint.Record{{Key: "data.paths (contents)", Value: fingerprint}}
 	add := func(key string, value any) { r = append(r, checkpoint.Entry{Key: key, Value: fmt.Sprint(value)}) }
 	var architecture map[string]json.RawMessage
-	if err := json.Unmarshal(c.Architecture.JSON(), &architecture); err != nil {
+	if err := json.Unmarshal(c.Architecture.JSON("float32"), &architecture); err != nil {
 		return nil, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(architecture)) {
@@ -55,7 +82,7 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 			if err := json.Compact(&value, architecture[key]); err != nil {
 				return nil, err
 			}
-			add("model."+key, value.String())
+			add(architectureKey+key, value.String())
 		}
 	}
 	add("run.seed", c.Run.Seed)

@@ -74,7 +74,7 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 		if t.record, err = newRecord(t); err != nil {
 			return t, err
 		}
-		if t.store, err = checkpoint.Open(t.checkpointDir(), l.Config.Checkpoint.Keep, o.Log); err != nil {
+		if t.store, err = checkpoint.Open(t.checkpointDir(), l.Config.Checkpoint.Keep, stateFormats[l.Config.Checkpoint.Format], o.Log); err != nil {
 			return t, err
 		}
 	}

@@ -54,3 +54,61 @@ func fromFloat16(h uint16) float32 {
 	}
 	return math.Float32frombits(sign | (exponent+127-15)<<23 | fraction<<13)
 }
+
+// FromFloat32 converts float32 elements to little-endian ones of type d, rounding to nearest even. F32 keeps its bits. A number
+// that is finite and too large for F16 is an error; any type but F64, F32, BF16 and F16 is as well. dst must have the size of
+// the elements; it need not be aligned.
+func FromFloat32(dst []byte, src []float32, d DType) error {
+	switch d {
+	case F64, F32, F16, BF16:
+	default:
+		return fmt.Errorf("float32 does not convert to dtype %s", d)
+	}
+	if len(dst) != len(src)*d.Bits()/8 {
+		return fmt.Errorf("%d bytes of %s are not %d elements", len(dst), d, len(src))
+	}
+	for i, x := range src {
+		switch d {
+		case F64:
+			binary.LittleEndian.PutUint64(dst[8*i:], math.Float64bits(float64(x)))
+		case F32:
+			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(x))
+		case BF16:
+			binary.LittleEndian.PutUint16(dst[2*i:], toBFloat16(x))
+		case F16:
+			h := toFloat16(x)
+			if h&0x7fff == 0x7c00 && !math.IsInf(float64(x), 0) {
+				return fmt.Errorf("element %d is %g, beyond the range of float16; use bfloat16 or float32", i, x)
+			}
+			binary.LittleEndian.PutUint16(dst[2*i:], h)
+		}
+	}
+	return nil
+}
+
+// toBFloat16 rounds to the upper half of a float32.
+func toBFloat16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16) | 0x40 // stays a NaN when the lower half held all of its payload
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// toFloat16 rounds to an IEEE 754 half-precision number, infinity where it is too large.
+func toFloat16(x float32) uint16 {
+	b := math.Float32bits(x)
+	sign := uint16(b >> 16 & 0x8000)
+	b &= 0x7fffffff
+	switch {
+	case b > 0x7f800000:
+		return sign | 0x7e00 | uint16(b>>13&0x3ff)
+	case b >= 0x47800000: // 2^16
+		return sign | 0x7c00
+	case b < 0x38800000: // below 2^-14: subnormal, a multiple of 2^-24
+		// Adding 2^-1 makes the last place worth 2^-24; the processor rounds to nearest even.
+		return sign | uint16(math.Float32bits(math.Float32frombits(b)+0.5)-math.Float32bits(0.5))
+	}
+	b += 0xfff + b>>13&1 // round the 13 bits that go; a carry runs into the exponent, up to infinity
+	return sign | uint16((b-(127-15)<<23)>>13)
+}

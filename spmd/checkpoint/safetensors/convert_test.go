@@ -1,6 +1,7 @@
 package safetensors
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"strings"
@@ -86,5 +87,65 @@ func TestToFloat32Refuses(t *testing.T) {
 		if err := ToFloat32(make([]float32, 2), make([]byte, 2*d.Bits()/8-1), d); err == nil || !strings.Contains(err.Error(), "are not 2 elements") {
 			t.Errorf("%s of the wrong size: %v", d, err)
 		}
+	}
+}
+
+// TestFromFloat32 goes through all half-precision numbers, which must come back, and through what lies between two of them.
+func TestFromFloat32(t *testing.T) {
+	for _, d := range []DType{F16, BF16} {
+		for h := range 1 << 16 {
+			src := []byte{byte(h), byte(h >> 8)}
+			var x [1]float32
+			if err := ToFloat32(x[:], src, d); err != nil {
+				t.Fatal(err)
+			}
+			dst := make([]byte, 2)
+			if err := FromFloat32(dst, x[:], d); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(dst, src) && x[0] == x[0] {
+				t.Fatalf("%s %04x is %g and came back as %x", d, h, x[0], dst)
+			}
+			if x[0] != x[0] {
+				ToFloat32(x[:], dst, d)
+				if x[0] == x[0] {
+					t.Fatalf("%s %04x is no number and became %g", d, h, x[0])
+				}
+			}
+		}
+	}
+	for _, c := range []struct {
+		d    DType
+		x    float32
+		want uint16
+	}{
+		{BF16, math.Float32frombits(0x3f808000), 0x3f80}, // halfway: to even
+		{BF16, math.Float32frombits(0x3f818000), 0x3f82},
+		{BF16, math.Float32frombits(0x3f808001), 0x3f81},
+		{BF16, math.MaxFloat32, 0x7f80},
+		{BF16, math.Float32frombits(0x7f800001), 0x7fc0}, // a NaN whose payload would be lost
+		{F16, 1 + 0x1p-11, 0x3c00},
+		{F16, 1 + 3*0x1p-11, 0x3c02},
+		{F16, 1 + 0x1p-11 + 0x1p-20, 0x3c01},
+		{F16, 65504 + 15, 0x7bff},
+		{F16, 0x1p-25, 0}, // halfway to the smallest
+		{F16, 3 * 0x1p-25, 2},
+		{F16, -0x1p-14 + 0x1p-25, 0x8400},
+		{F16, float32(math.Inf(-1)), 0xfc00},
+	} {
+		dst := make([]byte, 2)
+		if err := FromFloat32(dst, []float32{c.x}, c.d); err != nil || binary.LittleEndian.Uint16(dst) != c.want {
+			t.Errorf("%g as %s is %04x, %v, want %04x", c.x, c.d, binary.LittleEndian.Uint16(dst), err, c.want)
+		}
+	}
+	if err := FromFloat32(make([]byte, 2), []float32{65520}, F16); err == nil || !strings.Contains(err.Error(), "use bfloat16") {
+		t.Errorf("65520 as F16: %v", err)
+	}
+	if FromFloat32(make([]byte, 1), []float32{1}, U8) == nil || FromFloat32(make([]byte, 3), []float32{1}, F32) == nil {
+		t.Error("a wrong type or size was accepted")
+	}
+	wide := make([]byte, 12)
+	if FromFloat32(wide[:8], []float32{1.5}, F64) != nil || math.Float64frombits(binary.LittleEndian.Uint64(wide)) != 1.5 {
+		t.Errorf("1.5 as F64 is %x", wide[:8])
 	}
 }

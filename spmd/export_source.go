@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/data/tokenizer"
+	"lockstep/spmd/model"
+	"lockstep/spmd/train"
+)
+
+// An exportSource is what spmd export reads.
+type exportSource struct {
+	what    string // for people: the checkpoint or the directory
+	config  *model.Config
+	weights *checkpoint.Weights
+	moments map[string]*checkpoint.Weights // the optimizer's state by its prefix, nil where there is none
+
+	run    string // the output directory of the run that a checkpoint belongs to, "" for a model directory
+	dir    string // the model directory
+	loaded *checkpoint.Loaded
+}
+
+// openSource opens a checkpoint, the newest one of a run, or a model directory.
+func (p *program) openSource(path string) (*exportSource, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w; give a checkpoint, the output directory of a run, or a model directory", err)
+	}
+	if !info.IsDir() && filepath.Base(path) == "latest" {
+		name, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		path = filepath.Join(filepath.Dir(path), strings.TrimSpace(string(name)))
+	}
+	s := &exportSource{}
+	if found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; found("config.json") {
+		err = s.openModel(path)
+	} else {
+		log := slog.New(newConsoleHandler(p.stderr))
+		switch {
+		case found("checkpoints"):
+			s.run = path
+			s.loaded, err = checkpoint.OpenReadOnly(filepath.Join(path, "checkpoints"), log).Newest()
+		case found("latest"):
+			s.run = filepath.Dir(path)
+			s.loaded, err = checkpoint.OpenReadOnly(path, log).Newest()
+		default:
+			s.run = filepath.Dir(filepath.Dir(path))
+			s.loaded, err = checkpoint.LoadDir(path)
+		}
+		if err == nil {
+			err = s.openCheckpoint()
+		}
+	}
+	if err == nil {
+		err = s.check()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// openModel opens a model directory.
+func (s *exportSource) openModel(dir string) (err error) {
+	c, problems := model.ReadConfig(dir, nil)
+	for _, p := range problems {
+		err = errors.Join(err, errors.New(p.String()))
+	}
+	if err != nil {
+		return err
+	}
+	s.what, s.dir, s.config = dir, dir, c
+	s.weights, err = checkpoint.OpenWeights(dir)
+	return err
+}
+
+// openCheckpoint takes the model and its state out of the checkpoint.
+func (s *exportSource) openCheckpoint() (err error) {
+	s.what = s.loaded.Dir
+	if s.config, err = train.Architecture(s.loaded.Record); err != nil {
+		return err
+	}
+	s.weights, s.moments = s.loaded.Part(train.WeightPrefix), map[string]*checkpoint.Weights{}
+	for _, prefix := range train.MomentPrefixes() {
+		s.moments[prefix] = s.loaded.Part(prefix)
+	}
+	return nil
+}
+
+// Close releases what is mapped.
+func (s *exportSource) Close() error {
+	var err error
+	if s.weights != nil {
+		err = s.weights.Close()
+	}
+	if s.loaded != nil {
+		err = errors.Join(err, s.loaded.Close())
+	}
+	return err
+}
+
+// companions are the files of a model directory that go along with the weights.
+var companions = []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+	"vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"}
+
+// maxCompanionBytes bounds one of them.
+const maxCompanionBytes = 128 << 20
+
+// tokenizerFiles returns the files to write beside the weights: those in dir, where it is given, else those of the source.
+func (s *exportSource) tokenizerFiles(dir string) (map[string][]byte, error) {
+	if dir == "" && s.run != "" {
+		var c struct {
+			Data  struct{ Tokenizer string }
+			Model struct{ Path string }
+		}
+		// The run may have been moved, or be gone: then the weights go alone.
+		text, err := os.ReadFile(filepath.Join(s.run, "config.resolved.toml"))
+		if err == nil {
+			err = toml.Unmarshal(text, &c)
+		}
+		if err != nil {
+			return nil, nil
+		}
+		if c.Data.Tokenizer == "bytes" {
+			return tokenizer.Bytes{}.Files()
+		}
+		if dir = c.Data.Tokenizer; dir == "" {
+			dir = c.Model.Path
+		}
+	} else if dir == "" {
+		dir = s.dir
+	} else if _, err := os.Stat(filepath.Join(dir, "tokenizer.json")); err != nil {
+		return nil, fmt.Errorf("--tokenizer: %w", err)
+	}
+	files := map[string][]byte{}
+	for _, name := range companions {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && (!info.Mode().IsRegular() || info.Size() > maxCompanionBytes) {
+			err = fmt.Errorf("%s has %d bytes, expected a file of at most %d", filepath.Join(dir, name), info.Size(), maxCompanionBytes)
+		}
+		if err == nil {
+			files[name], err = os.ReadFile(filepath.Join(dir, name))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
