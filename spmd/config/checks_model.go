@@ -34,6 +34,7 @@ func (l *loader) checkModel() {
 	}
 	l.checkVocabulary()
 	l.checkPositions()
+	l.checkRecompute()
 	if c.Model.Path != "" {
 		l.checkWeights()
 	}
@@ -75,6 +76,20 @@ func (l *loader) checkPositions() {
 	if l.usable("data.sequence_length") && length > positions {
 		l.problem("data.sequence_length", fmt.Sprintf("%d is more than the model's max_position_embeddings = %d", length, positions),
 			fmt.Sprintf("use at most %d, or raise max_position_embeddings in model.overrides or [model.config]", positions))
+	}
+}
+
+// checkRecompute checks that recompute.layers names layers of the model.
+func (l *loader) checkRecompute() {
+	r, layers := l.config.Recompute, l.config.Architecture.NumHiddenLayers
+	if !l.usable("recompute.mode", "recompute.layers") || r.Layers == nil {
+		return
+	}
+	if r.Mode == "none" {
+		l.problem("recompute.layers", `is not used by recompute.mode = "none"`, "remove it, or set recompute.mode")
+	}
+	if _, err := r.Selected(layers); err != nil {
+		l.problem("recompute.layers", err.Error(), fmt.Sprintf(`use numbers from 0 to %d and ranges such as "0-%d"`, layers-1, layers-1))
 	}
 }
 

@@ -127,11 +127,14 @@ func TestLoad(t *testing.T) {
 
 func TestOverrides(t *testing.T) {
 	c := load(t, 0, "train.steps=20", "run.output_dir=2026", "data.shuffle=false", "optimizer.betas=[0.8, 0.9]", "data.paths=testdata/text/one.txt",
-		"collective.timeout=90s", "model.overrides.num_hidden_layers=3", `model.overrides.rope_scaling={rope_type="linear", factor=2.0}`,
+		"recompute.mode=full", "recompute.layers=1", "collective.timeout=90s", "model.overrides.num_hidden_layers=3", `model.overrides.rope_scaling={rope_type="linear", factor=2.0}`,
 		"train.steps=30", " optimizer.lr = 1 ")
 	if c.Train.Steps != 30 || c.Run.OutputDir != "2026" || c.Data.Shuffle || c.Optimizer.Betas != [2]float64{0.8, 0.9} ||
 		!reflect.DeepEqual(c.Data.Paths, []string{"testdata/text/one.txt"}) || c.Collective.Timeout != 90*time.Second || c.Optimizer.LR != 1 {
 		t.Errorf("got %+v", c)
+	}
+	if c.Recompute.Mode != "full" || !reflect.DeepEqual(c.Recompute.Layers, []string{"1"}) {
+		t.Errorf("got %+v", c.Recompute)
 	}
 	if c.Architecture.NumHiddenLayers != 3 || c.Architecture.RoPE.Factor != 2 {
 		t.Errorf("got %+v", c.Architecture)

@@ -68,11 +68,9 @@ func describe(v any) string {
 // decodeKey stores a value in the key's field if it has the right type and is legal.
 func (l *loader) decodeKey(k key, v any) {
 	field := k.in(l.config)
-	if raw := l.doc.places[join([]string{k.section, k.name})].raw; raw != "" && field.Kind() == reflect.String {
+	if raw := l.doc.places[join([]string{k.section, k.name})].raw; raw != "" && takesString(field, v) {
 		// A shell takes quotes away: on the command line 2024 is as good a string as any.
-		if _, isString := v.(string); !isString {
-			v = raw
-		}
+		v = raw
 	}
 	switch {
 	case field.Type() == reflect.TypeFor[time.Duration]():
@@ -94,6 +92,17 @@ func (l *loader) decodeKey(k key, v any) {
 	default:
 		l.decodeInteger(k, field, v)
 	}
+}
+
+// takesString tells whether a key takes a string where v is none: it is one, or a list of them and v no list.
+func takesString(field reflect.Value, v any) bool {
+	switch v.(type) {
+	case string:
+		return false
+	case []any:
+		return field.Kind() == reflect.String
+	}
+	return field.Kind() == reflect.String || field.Kind() == reflect.Slice
 }
 
 // shorten cuts a string that would fill the screen.

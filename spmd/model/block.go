@@ -32,17 +32,21 @@ type block struct {
 
 // blockRecord is what a block keeps of a micro batch.
 type blockRecord struct {
-	// From the forward pass.
-	x               kernels.Tensor // [B*T,H] the input
-	rstd1           kernels.Tensor // [B*T]
-	qkv             kernels.Tensor // [B*T,(N+2K)D] rotated, or as projected with QK norm
-	qRstd, kRstd    kernels.Tensor // [B*T*N], [B*T*K] with QK norm
-	qNormed         kernels.Tensor // [B*T,N*D] normalised and rotated, with QK norm
-	kNormed         kernels.Tensor // [B*T,K*D]
+	recompute Recompute
+
+	// From the forward pass: always kept.
+	x kernels.Tensor // [B*T,H] the input
+	// Kept but for RecomputeFull: what attention took to compute.
 	attended, stats kernels.Tensor // [B*T,N*D]; see AttentionSizes
 	h               kernels.Tensor // [B*T,H] after attention
-	rstd2           kernels.Tensor // [B*T]
-	gateUp          kernels.Tensor // [B*T,2I]
+	// Kept with KeepAll alone: projections, the most memory, from norms of x and h.
+	rstd1        kernels.Tensor // [B*T]
+	qkv          kernels.Tensor // [B*T,(N+2K)D] rotated, or as projected with QK norm
+	qRstd, kRstd kernels.Tensor // [B*T*N], [B*T*K] with QK norm
+	qNormed      kernels.Tensor // [B*T,N*D] normalised and rotated, with QK norm
+	kNormed      kernels.Tensor // [B*T,K*D]
+	rstd2        kernels.Tensor // [B*T]
+	gateUp       kernels.Tensor // [B*T,2I]
 
 	// From BackwardInput for BackwardWeight: gradients of the tensors of the same name.
 	dGateUp, dNormed2, dh, dNormed1 kernels.Tensor
@@ -99,20 +103,26 @@ func (b *block) Uses() []*Use {
 // NewRecord places a blockRecord.
 func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, nd, kd := size.Tokens(), b.heads*b.dim, b.kvHeads*b.dim
-	r := &blockRecord{}
+	r := &blockRecord{recompute: m.Recompute}
 	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
-	r.rstd1 = at(m.Saved, t)
-	r.qkv = at(m.Saved, t, nd+2*kd)
+	mark := m.Scratch.Mark()
+	attention, projections := m.Saved, m.Saved
+	if m.Recompute != KeepAll {
+		projections = m.Scratch
+	}
+	if m.Recompute == RecomputeFull {
+		attention = m.Scratch
+	}
+	r.rstd1, r.qkv = at(projections, t), at(projections, t, nd+2*kd)
 	if b.withQKNorm {
-		r.qRstd, r.qNormed = at(m.Saved, t*b.heads), at(m.Saved, t, nd)
-		r.kRstd, r.kNormed = at(m.Saved, t*b.kvHeads), at(m.Saved, t, kd)
+		r.qRstd, r.qNormed = at(projections, t*b.heads), at(projections, t, nd)
+		r.kRstd, r.kNormed = at(projections, t*b.kvHeads), at(projections, t, kd)
 	}
 	q, key, value := b.attentionInputs(r, size)
 	statistics, workspace := k.AttentionSizes(q, key, value)
-	r.attended, r.stats = at(m.Saved, t, nd), at(m.Saved, statistics...)
-	r.h, r.rstd2, r.gateUp = at(m.Saved, t, b.hidden), at(m.Saved, t), at(m.Saved, t, 2*b.intermediate)
+	r.attended, r.stats, r.h = at(attention, t, nd), at(attention, statistics...), at(attention, t, b.hidden)
+	r.rstd2, r.gateUp = at(projections, t), at(projections, t, 2*b.intermediate)
 
-	mark := m.Scratch.Mark()
 	r.normed, r.activated = at(m.Scratch, t, b.hidden), at(m.Scratch, t, b.intermediate)
 	both := m.Scratch.Mark()
 	r.projected = at(m.Scratch, t, b.hidden)
@@ -152,10 +162,28 @@ func (b *block) attentionInputs(r *blockRecord, size Size) (q, k, v kernels.Tens
 func (b *block) Forward(c *Context, record Record, mb *MicroBatch, in, out kernels.Tensor) {
 	r := record.(*blockRecord)
 	r.x = in
+	b.attend(c, r, mb)
+	b.finish(c, r, out)
+}
+
+// Recompute fills what the record does not keep.
+func (b *block) Recompute(c *Context, record Record, mb *MicroBatch) {
+	r := record.(*blockRecord)
+	if r.recompute == RecomputeFull {
+		b.attend(c, r, mb)
+		b.addAttention(c, r)
+	} else {
+		b.project(c, r, mb.Positions)
+		b.postNorm.forward(c, r.normed, r.rstd2, r.h)
+	}
+	b.gateUp.forward(c, r.gateUp, r.normed)
+}
+
+// attend computes r.attended from r.x.
+func (b *block) attend(c *Context, r *blockRecord, mb *MicroBatch) {
 	q, k, v := b.project(c, r, mb.Positions)
 	o := heads4(r.attended, c.Size, 0, b.heads, b.dim)
 	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, b.attention(mb))
-	b.finish(c, r, out)
 }
 
 // attention returns the options of a micro batch's attention.
@@ -180,12 +208,17 @@ func (b *block) project(c *Context, r *blockRecord, positions kernels.Tensor) (q
 
 // finish computes out from what attention left in r.attended.
 func (b *block) finish(c *Context, r *blockRecord, out kernels.Tensor) {
-	b.output.forward(c, r.projected, r.attended)
-	b.postNorm.forwardSum(c, r.normed, r.rstd2, r.h, r.x, r.projected)
+	b.addAttention(c, r)
 	b.gateUp.forward(c, r.gateUp, r.normed)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
 	b.down.forward(c, r.projected, r.activated)
 	c.Kernels.Add(c.Stream, out, r.h, r.projected)
+}
+
+// addAttention computes r.h and its norm from r.x and r.attended.
+func (b *block) addAttention(c *Context, r *blockRecord) {
+	b.output.forward(c, r.projected, r.attended)
+	b.postNorm.forwardSum(c, r.normed, r.rstd2, r.h, r.x, r.projected)
 }
 
 // BackwardInput computes din from dout, both [B*T,H].

@@ -21,6 +21,9 @@ func (e *embedding) Forward(c *Context, _ Record, mb *MicroBatch, _, out kernels
 	c.Kernels.Embedding(c.Stream, out, e.weight.Weight(), mb.IDs)
 }
 
+// Recompute does nothing: nothing is kept.
+func (e *embedding) Recompute(*Context, Record, *MicroBatch) {}
+
 // BackwardInput does nothing: ids have no gradient.
 func (e *embedding) BackwardInput(*Context, Record, *MicroBatch, kernels.Tensor, kernels.Tensor) {}
 

@@ -88,6 +88,9 @@ func (h *head) forwardChunk(c *Context, r *headRecord, mb *MicroBatch, from, to 
 	h.output.backwardWeight(c, mb, logits, normed)
 }
 
+// Recompute does nothing: the gradients are there already.
+func (h *head) Recompute(*Context, Record, *MicroBatch) {}
+
 // BackwardInput computes din [B*T,H].
 func (h *head) BackwardInput(c *Context, record Record, _ *MicroBatch, _, din kernels.Tensor) {
 	r := record.(*headRecord)

@@ -17,6 +17,10 @@ type Layer interface {
 	// Forward computes out from in, both [B*T,H]. The first layer reads the micro batch's ids in place of in, the last
 	// leaves the loss in place of out.
 	Forward(c *Context, r Record, mb *MicroBatch, in, out kernels.Tensor)
+	// Recompute computes again what the record does not keep, by the operators that Forward computed it with and so to the
+	// same bits. It runs before BackwardInput, and where a schedule runs BackwardWeight apart, before that too; never where
+	// NewRecord was told to keep everything. It counts nothing that Forward has counted.
+	Recompute(c *Context, r Record, mb *MicroBatch)
 	// BackwardInput computes din from dout; the first layer leaves din alone, the last reads no dout. It saves in the
 	// record what BackwardWeight needs.
 	BackwardInput(c *Context, r Record, mb *MicroBatch, dout, din kernels.Tensor)
@@ -24,6 +28,18 @@ type Layer interface {
 	// got.
 	BackwardWeight(c *Context, r Record, mb *MicroBatch, dout kernels.Tensor)
 }
+
+// A Recompute says what a layer computes again in the backward pass instead of keeping it. Layers that have nothing to gain
+// take all for KeepAll.
+type Recompute uint8
+
+// KeepAll keeps what the forward pass computes, but for what costs no more than a look at memory: norms and activations.
+// RecomputeSelective keeps what is small for what it takes to compute, RecomputeFull nothing but the layer's input.
+const (
+	KeepAll Recompute = iota
+	RecomputeSelective
+	RecomputeFull
+)
 
 // A Record is what a layer keeps of one micro batch. Each layer has a type of its own.
 type Record any
@@ -36,11 +52,13 @@ func (s Size) Tokens() int { return s.Batch * s.Sequence }
 
 // Memory says where the parts of a record go.
 type Memory struct {
+	// Recompute says what the layer keeps in Saved.
+	Recompute Recompute
 	// Saved holds what lives from a micro batch's forward pass to the end of its backward pass.
 	Saved *kernels.Arena
 	// Delayed holds what lives from BackwardInput to BackwardWeight. It is Scratch where the two follow each other.
 	Delayed *kernels.Arena
-	// Scratch holds what lives within one call; layers share it.
+	// Scratch holds what lives within one call; layers share it. What Recompute fills lives on to the call that follows.
 	Scratch *kernels.Arena
 }
 

@@ -39,6 +39,23 @@ func New(c *Config) *Model {
 	return m
 }
 
+// Recompute returns Placement.Layers: r for the transformer layers that are selected, KeepAll for all others.
+func (m *Model) Recompute(r Recompute, selected []bool) []Recompute {
+	layers := make([]Recompute, len(m.Layers))
+	block := 0
+	for i, l := range m.Layers {
+		switch l.(type) {
+		case *embedding, *head:
+		default:
+			if selected[block] {
+				layers[i] = r
+			}
+			block++
+		}
+	}
+	return layers
+}
+
 // NumParameters returns the number of trained values; a tied table counts once.
 func (m *Model) NumParameters() int {
 	n := 0
@@ -66,6 +83,7 @@ func (m *Model) Slice(flat kernels.Tensor, p *Parameter) kernels.Tensor {
 // A Chunk is a run of consecutive layers that one pipeline stage holds.
 type Chunk struct {
 	layers      []Layer
+	from        int  // the number of the first in the model
 	first, last bool // whether it begins with the embedding, ends with the head
 	spans       GradientSpans
 	table       *Use // the embedding's
@@ -73,7 +91,7 @@ type Chunk struct {
 
 // Chunk returns the layers [from, to).
 func (m *Model) Chunk(from, to int) *Chunk {
-	c := &Chunk{layers: m.Layers[from:to], first: from == 0, last: to == len(m.Layers), table: m.table}
+	c := &Chunk{layers: m.Layers[from:to], from: from, first: from == 0, last: to == len(m.Layers), table: m.table}
 	for _, l := range c.layers {
 		for _, u := range l.Uses() {
 			h, isHead := l.(*head)
@@ -111,6 +129,7 @@ func (c *Chunk) Gradients(touched int) GradientSpans {
 // A ChunkRecord is what a chunk keeps of one micro batch.
 type ChunkRecord struct {
 	records     []Record
+	recompute   []bool           // by layer: whether its record is to be filled again
 	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H]
 	gradients   []kernels.Tensor // gradients[i] is that of activations[i]
 }
@@ -118,6 +137,8 @@ type ChunkRecord struct {
 // Placement says where a chunk's records go.
 type Placement struct {
 	Memory
+	// Layers has, for each layer of the model, what it computes again; nil stands for KeepAll everywhere.
+	Layers []Recompute
 	// Split is true where the schedule runs BackwardInput and BackwardWeight apart.
 	Split bool
 }
@@ -143,8 +164,13 @@ func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placeme
 			r.gradients = append(r.gradients, pair[i%2])
 		}
 	}
-	for _, l := range c.layers {
-		r.records = append(r.records, l.NewRecord(k, size, &m.Memory))
+	for i, l := range c.layers {
+		memory := m.Memory
+		if m.Layers != nil {
+			memory.Recompute = m.Layers[c.from+i]
+		}
+		r.records = append(r.records, l.NewRecord(k, size, &memory))
+		r.recompute = append(r.recompute, memory.Recompute != KeepAll)
 	}
 	m.Scratch.Release(mark)
 	return r
@@ -157,9 +183,17 @@ func (c *Chunk) Forward(x *Context, r *ChunkRecord, mb *MicroBatch) {
 	}
 }
 
+// recompute fills the record of a layer again where it has not been kept.
+func (c *Chunk) recompute(x *Context, r *ChunkRecord, mb *MicroBatch, layer int) {
+	if r.recompute[layer] {
+		c.layers[layer].Recompute(x, r.records[layer], mb)
+	}
+}
+
 // Backward computes the gradients of the input and of the weights, layer by layer.
 func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
 	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
 		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
 	}
@@ -168,13 +202,16 @@ func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
 // BackwardInput computes the gradient of the input and leaves what BackwardWeight needs in the record.
 func (c *Chunk) BackwardInput(x *Context, r *ChunkRecord, mb *MicroBatch) {
 	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
 	}
 }
 
-// BackwardWeight computes the gradients of the weights.
+// BackwardWeight computes the gradients of the weights. What BackwardInput had computed again is gone by then: keeping it
+// until now would cost the memory that computing it again is to save.
 func (c *Chunk) BackwardWeight(x *Context, r *ChunkRecord, mb *MicroBatch) {
 	for i := len(c.layers) - 1; i >= 0; i-- {
+		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
 	}
 }

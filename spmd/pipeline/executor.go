@@ -53,6 +53,8 @@ type Plan struct {
 	Split        bool // from the simulator's Report
 	Hidden       int
 	Size         model.Size
+	// Recompute says what each layer of the model computes again, see model.Placement.
+	Recompute []model.Recompute
 	// Positions and Documents say whether micro batches have them.
 	Positions, Documents bool
 }
@@ -83,7 +85,7 @@ func assignSlots(actions []Action) (slots []int, n int) {
 // stages' buffers, then with real ones. The context's stream runs everything.
 func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Plan, mem model.Memory) (*Executor, error) {
 	e := &Executor{device: k, context: c, stages: stages, actions: p.Actions, microBatches: p.MicroBatches}
-	placement := model.Placement{Memory: mem, Split: p.Split}
+	placement := model.Placement{Memory: mem, Layers: p.Recompute, Split: p.Split}
 	slots, n := assignSlots(p.Actions)
 	e.slots = slots
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)

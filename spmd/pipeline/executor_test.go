@@ -11,8 +11,9 @@ import (
 	"lockstep/spmd/pipeline"
 )
 
-// gradients runs one step of a small model by a schedule and returns the sum of the weights' gradients and the losses.
-func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, losses []byte) {
+// gradients runs one step of a small model by a schedule and returns the sum of the weights' gradients and the losses. Its
+// two layers compute again what they are told to.
+func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recompute model.Recompute) (sum, losses []byte) {
 	t.Helper()
 	dev, err := cpu.New(cpu.Options{})
 	if err != nil {
@@ -59,7 +60,8 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int) (sum, 
 	summed := m.PlaceGradients(buffers[0], c.VocabSize, arena, scratch)
 	e, err := pipeline.NewExecutor(dev, &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
-		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size},
+		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size,
+			Recompute: m.Recompute(recompute, []bool{true, true})},
 		model.Memory{Saved: arena, Delayed: delayed, Scratch: scratch})
 	if err != nil {
 		t.Fatal(err)
@@ -109,14 +111,16 @@ func TestSchedulesGiveTheSameBits(t *testing.T) {
 		gpipe = append(gpipe, pipeline.Action{Kind: pipeline.Backward, MicroBatch: m})
 	}
 	delayed = append(delayed, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 2}, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 1})
-	want, wantLosses := gradients(t, pipeline.OneFOneB(1, n)[0], n)
+	want, wantLosses := gradients(t, pipeline.OneFOneB(1, n)[0], n, model.KeepAll)
 	if bytes.Count(want, []byte{0}) > len(want)/2 {
 		t.Fatal("most of the gradients to compare with are zero")
 	}
-	for name, actions := range map[string][]pipeline.Action{"gpipe": gpipe, "split": split, "delayed": delayed} {
-		got, losses := gradients(t, actions, n)
-		if !bytes.Equal(got, want) || !bytes.Equal(losses, wantLosses) {
-			t.Errorf("%s gives other bits than 1f1b", name)
+	for name, actions := range map[string][]pipeline.Action{"1f1b": pipeline.OneFOneB(1, n)[0], "gpipe": gpipe, "split": split, "delayed": delayed} {
+		for _, recompute := range []model.Recompute{model.KeepAll, model.RecomputeSelective, model.RecomputeFull} {
+			got, losses := gradients(t, actions, n, recompute)
+			if !bytes.Equal(got, want) || !bytes.Equal(losses, wantLosses) {
+				t.Errorf("%s with recompute %d gives other bits than 1f1b that keeps all", name, recompute)
+			}
 		}
 	}
 }

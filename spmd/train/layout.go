@@ -35,6 +35,8 @@ type Layout struct {
 	report  pipeline.Report
 	lanes   []pipeline.LaneStep
 	buffers int // gradient buffers
+
+	recompute []model.Recompute // by layer of the model
 }
 
 // Memory is the size of what a rank allocates, in bytes.
@@ -78,7 +80,22 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 		return nil, err
 	}
 	l.actions = schedule[grid.Coordinate(mesh.Pipeline)]
+	if l.recompute, err = recomputed(c, l.Model); err != nil {
+		return nil, err
+	}
 	return l, l.measure(k)
+}
+
+// recomputeModes are the values of recompute.mode.
+var recomputeModes = map[string]model.Recompute{"none": model.KeepAll, "selective": model.RecomputeSelective, "full": model.RecomputeFull}
+
+// recomputed returns what each layer of the model computes again.
+func recomputed(c *config.Config, m *model.Model) ([]model.Recompute, error) {
+	selected, err := c.Recompute.Selected(c.Architecture.NumHiddenLayers)
+	if err != nil {
+		return nil, fmt.Errorf("recompute.layers: %w", err)
+	}
+	return m.Recompute(recomputeModes[c.Recompute.Mode], selected), nil
 }
 
 // arenas are the parts of a rank's memory, in the order in which they lie in its one allocation.
@@ -119,7 +136,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	var err error
 	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
 		Actions: l.actions, MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
-		Hidden: c.Architecture.HiddenSize, Size: l.Size,
+		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
 	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
@@ -188,12 +205,26 @@ func (l *Layout) Describe(w io.Writer) {
 		"run":    "the same bits for a repeat on the same ranks", "off": "no promise of equal bits",
 	}
 	line("numbers", "%s, %s", c.Train.DType, promise[c.Run.Deterministic])
+	if text := describeRecompute(c.Recompute); text != "" {
+		line("recompute", "%s", text)
+	}
 	m := l.Memory
 	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()),
 		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch))
 	if m.Snapshot > 0 {
 		line("", "and %s on rank 0 to write checkpoints in the background", megabytes(m.Snapshot))
 	}
+}
+
+// describeRecompute says what the backward pass computes again, "" where that is nothing.
+func describeRecompute(r config.Recompute) string {
+	switch {
+	case r.Mode == "none":
+		return ""
+	case r.Layers == nil:
+		return r.Mode + ", in all layers"
+	}
+	return r.Mode + ", in layers " + strings.Join(r.Layers, ", ")
 }
 
 func plural(n int, noun string) string {
