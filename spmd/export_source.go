@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -24,13 +25,18 @@ type exportSource struct {
 	weights *checkpoint.Weights
 	moments map[string]*checkpoint.Weights // the optimizer's state by its prefix, nil where there is none
 
+	adapter *exportAdapter // a LoRA adapter of the weights, nil where there is none
+
 	run    string // the output directory of the run that a checkpoint belongs to, "" for a model directory
 	dir    string // the model directory
 	loaded *checkpoint.Loaded
+
+	closers []io.Closer
 }
 
-// openSource opens a checkpoint, the newest one of a run, or a model directory.
-func (p *program) openSource(path string) (*exportSource, error) {
+// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter with the model that it belongs to,
+// which is base where that is given.
+func (p *program) openSource(path, base string) (*exportSource, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; give a checkpoint, the output directory of a run, or a model directory", err)
@@ -43,24 +49,20 @@ func (p *program) openSource(path string) (*exportSource, error) {
 		path = filepath.Join(filepath.Dir(path), strings.TrimSpace(string(name)))
 	}
 	s := &exportSource{}
-	if found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; found("config.json") {
+	log := slog.New(newConsoleHandler(p.stderr))
+	switch found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; {
+	case found("config.json"):
 		err = s.openModel(path)
-	} else {
-		log := slog.New(newConsoleHandler(p.stderr))
-		switch {
-		case found("checkpoints"):
-			s.run = path
-			s.loaded, err = checkpoint.OpenReadOnly(filepath.Join(path, "checkpoints"), log).Newest()
-		case found("latest"):
-			s.run = filepath.Dir(path)
-			s.loaded, err = checkpoint.OpenReadOnly(path, log).Newest()
-		default:
-			s.run = filepath.Dir(filepath.Dir(path))
-			s.loaded, err = checkpoint.LoadDir(path)
-		}
-		if err == nil {
-			err = s.openCheckpoint()
-		}
+	case found("adapter_config.json"):
+		err = s.openAdapter(path, base)
+	case found("checkpoints"):
+		err = s.openCheckpoint(path, func() (*checkpoint.Loaded, error) {
+			return checkpoint.OpenReadOnly(filepath.Join(path, "checkpoints"), log).Newest()
+		})
+	case found("latest"):
+		err = s.openCheckpoint(filepath.Dir(path), checkpoint.OpenReadOnly(path, log).Newest)
+	default:
+		err = s.openCheckpoint(filepath.Dir(filepath.Dir(path)), func() (*checkpoint.Loaded, error) { return checkpoint.LoadDir(path) })
 	}
 	if err == nil {
 		err = s.check()
@@ -81,13 +83,31 @@ func (s *exportSource) openModel(dir string) (err error) {
 		return err
 	}
 	s.what, s.dir, s.config = dir, dir, c
-	s.weights, err = checkpoint.OpenWeights(dir)
-	return err
+	if s.weights, err = checkpoint.OpenWeights(dir); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.weights)
+	return nil
 }
 
-// openCheckpoint takes the model and its state out of the checkpoint.
-func (s *exportSource) openCheckpoint() (err error) {
-	s.what = s.loaded.Dir
+// check makes sure that the weights are those of the model.
+func (s *exportSource) check() error {
+	_, err := model.New(s.config).CheckWeights(s.weights)
+	if err == nil && s.adapter != nil {
+		err = s.adapter.check(s.weights)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.what, err)
+	}
+	return nil
+}
+
+// openCheckpoint takes the model and its state out of a checkpoint of the run in the output directory run.
+func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loaded, error)) (err error) {
+	if s.loaded, err = load(); err != nil {
+		return err
+	}
+	s.what, s.run, s.closers = s.loaded.Dir, run, append(s.closers, s.loaded)
 	if s.config, err = train.Architecture(s.loaded.Record); err != nil {
 		return err
 	}
@@ -101,11 +121,8 @@ func (s *exportSource) openCheckpoint() (err error) {
 // Close releases what is mapped.
 func (s *exportSource) Close() error {
 	var err error
-	if s.weights != nil {
-		err = s.weights.Close()
-	}
-	if s.loaded != nil {
-		err = errors.Join(err, s.loaded.Close())
+	for _, c := range s.closers {
+		err = errors.Join(err, c.Close())
 	}
 	return err
 }

@@ -159,7 +159,7 @@ func TestWriteModelRefuses(t *testing.T) {
 		want, dir string
 		model     Model
 	}{
-		{"is no model directory; move it away", foreign, smallModel(0)},
+		{"is no model directory or adapter; move it away", foreign, smallModel(0)},
 		{"is no model directory", filepath.Join(foreign, "..", "file"), smallModel(0)},
 		{"config.json: ", "new", change(func(m *Model) { m.Config = []byte("[]") })},
 		{"config.json is null", "new", change(func(m *Model) { m.Config = []byte("null") })},

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -50,7 +48,7 @@ type Model struct {
 }
 
 // ErrOccupied is what WriteModel returns for a directory that it will not replace.
-var ErrOccupied = errors.New("it exists and is no model directory; move it away")
+var ErrOccupied = errors.New("it exists and is no model directory or adapter; move it away")
 
 // WriteModel writes a model directory that Transformers, or MindSpore, loads. The same model gives the same bytes. The directory is
 // written beside dir, synced, and moved into place, so that dir is at any moment the model that was there before or the
@@ -67,18 +65,7 @@ func writeModel(fsys fileSystem, dir string, m Model) error {
 	if err := m.check(dir); err != nil {
 		return err
 	}
-	if err := recoverDir(fsys, dir); err != nil {
-		return err
-	}
-	partial := dir + partialSuffix
-	if err := m.write(fsys, partial); err != nil {
-		return errors.Join(err, removeTree(fsys, partial))
-	}
-	leftover, err := replaceDir(fsys, partial, dir)
-	if err != nil {
-		return err
-	}
-	return removeLeftover(fsys, leftover)
+	return replaceTree(fsys, dir, func(partial string) error { return m.write(fsys, partial) })
 }
 
 // check refuses what would not make a model directory, and a dir that would lose something else.
@@ -96,11 +83,7 @@ func (m *Model) check(dir string) error {
 			return fmt.Errorf("%q cannot be the name of a further file", name)
 		}
 	}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && (len(entries) == 0 || exists(filepath.Join(dir, configName))) {
-		return nil
-	}
-	return errors.Join(ErrOccupied, err)
+	return checkReplaceable(dir, configName)
 }
 
 // write makes the complete model directory dir.
