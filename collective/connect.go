@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"lockstep/kernels/device"
@@ -24,7 +25,11 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 	unanswered := 0
 	var last error // the latest that says more than that time ran out
 	for {
-		conn, err := dialer.DialContext(ctx, "tcp", address)
+		network := "tcp"
+		if strings.HasPrefix(address, "@") {
+			network = "unix"
+		}
+		conn, err := dialer.DialContext(ctx, network, address)
 		if err == nil {
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			err = c.greet(conn, h)
@@ -52,7 +57,7 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 // All members call it, in the same order for all groups; it returns when this rank is connected to all others. Each group
 // has a stream of its own.
 //
-// There is one connection for each pair of members, for each group: groups run at the same time, and on a shared
+// Where all members are on one host they are connected by its memory, see shared. Else there is one connection for each pair of members, for each group: groups run at the same time, and on a shared
 // connection one group's data could block another's that the receiver needs first.
 func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err := w.checkMembers(ranks); err != nil {
@@ -66,7 +71,11 @@ func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making group %s: %w", name, err)
 	}
-	if err := w.connect(g); err != nil {
+	connect := w.connect
+	if w.shares(ranks) {
+		connect = w.share
+	}
+	if err := connect(g); err != nil {
 		g.interrupt(err)
 		return nil, fmt.Errorf("making group %s: %w", name, err)
 	}

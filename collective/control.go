@@ -23,8 +23,8 @@ type messageKind string
 const (
 	kindAdmitted messageKind = "admitted" // listener: the handshake succeeded
 	kindRefused  messageKind = "refused"  // listener: Cause says why it did not; root: the job did not form
-	kindJoin     messageKind = "join"     // rank: Size, Address, Facts
-	kindTable    messageKind = "table"    // root: Addresses of all ranks; the job has formed
+	kindJoin     messageKind = "join"     // rank: Size, Address, Local, Facts
+	kindTable    messageKind = "table"    // root: Addresses and Locals of all ranks; the job has formed
 	kindLost     messageKind = "lost"     // root: Rank was lost, Cause says why
 	kindTimeout  messageKind = "timeout"  // root: Ranks have not arrived, Cause is the report
 	kindAbort    messageKind = "abort"    // rank: it will end, Cause says why
@@ -42,8 +42,10 @@ type message struct {
 	Cause      string            `json:"cause,omitempty"`
 	Size       int               `json:"size,omitempty"`
 	Address    string            `json:"address,omitempty"`
+	Local      string            `json:"local,omitempty"` // host/socket, for ranks of that host; "" for none
 	Facts      map[string]string `json:"facts,omitempty"`
 	Addresses  []string          `json:"addresses,omitempty"`
+	Locals     []string          `json:"locals,omitempty"`
 	Stall      *operation        `json:"stall,omitempty"`
 	Operations []operation       `json:"operations,omitempty"`
 }

@@ -1,5 +1,5 @@
 // Package collective connects the ranks of a job: it forms the job, carries collective operations between groups of ranks
-// over TCP, and ends the job everywhere when one rank is lost.
+// over shared memory and TCP, and ends the job everywhere when one rank is lost.
 //
 // # Forming
 //
@@ -31,11 +31,26 @@
 //
 // Sums have the same bits on all members, and for p = 1, 2, 4, 8, ... they continue one pairwise tree: see allreduce.go.
 //
+// # Shared memory
+//
+// Ranks of one host share memory, unless Options.Backend says otherwise. World.Alloc makes symmetric memory: each rank's is
+// a file without a name, sealed against resizing, which it hands to the others over a unix socket after the same handshake
+// as over TCP, and which all of them map. A crash leaves nothing behind. A group whose members are all on one host does
+// all-reduce, all-gather, broadcast and barrier in place: the members arrive at a word, and then read one another's buffers
+// where they lie and write results to where they belong, with no copy in between. It takes one or two changes of a word
+// that all see, and the sums have the bits of the tree, see inplace.go. Buffers that are not symmetric are copied if they
+// are small; if they are not, they travel as messages through rings in shared memory, with the algorithms above. Waiting is
+// described in wait.go: a spin while cores are free, then yielding, then sleep.
+//
+// A group with members on several hosts runs over TCP.
+//
 // # Failure
 //
 // Every wait ends. The root decides the job's first failure, once: a rank that says why it aborts, a process that launch
 // saw die, or a control connection that ends without a goodbye. It tells all ranks at once, and whatever waits in an
 // operation ends with that cause, a *RankLostError. A data connection that breaks decides nothing by itself: its rank waits
 // for the root's word, so that no victim is taken for the culprit. An operation that makes no progress for Options.Timeout
-// makes the root ask all ranks where they stand; the *TimeoutError names those that have not arrived.
+// makes the root ask all ranks where they stand; the *TimeoutError names those that have not arrived. It is the same in
+// shared memory, where a dead rank wakes nobody: the news of the root end the wait. Members also publish there which
+// operation they are in, so that one which waits for a member in another operation sees that and names both.
 package collective

@@ -49,8 +49,3 @@ type Reduction struct {
 	// destination, shared memory all into all.
 	Fold func(dst, src [][]byte)
 }
-
-// Allocator makes device memory; device.Device is one.
-type Allocator interface {
-	Alloc(bytes int) (*device.Storage, error)
-}

@@ -45,6 +45,7 @@ type purpose uint8
 const (
 	purposeControl purpose = iota + 1 // rank to root, one for each rank
 	purposeData                       // rank to rank, one for each pair in each group
+	purposeMemory                     // rank to rank on one host, to exchange memory files
 )
 
 // credentials are what a process must know to be of the job.
@@ -59,7 +60,7 @@ type hello struct {
 	purpose  purpose
 	epoch    uint32
 	from, to int32
-	group    uint64 // the group whose data the connection carries, 0 for control
+	group    uint64 // the group whose data the connection carries, or the exchange of memory; 0 for control
 	nonce    [nonceBytes]byte
 }
 
@@ -87,7 +88,7 @@ func parseHello(b []byte) (hello, error) {
 		group:   binary.BigEndian.Uint64(b[18:]),
 	}
 	copy(h.nonce[:], b[26:])
-	if h.purpose != purposeControl && h.purpose != purposeData {
+	if h.purpose < purposeControl || h.purpose > purposeMemory {
 		return hello{}, fmt.Errorf("unknown purpose %d", h.purpose)
 	}
 	if h.from < 0 || h.to < rootRank {

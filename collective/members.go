@@ -41,6 +41,7 @@ type members struct {
 	direct *group     // the view that Blocking returns
 	mu     sync.Mutex // guards links while they are made
 	links  []link     // by position; nil at this rank's own
+	shared *shared    // the transport where all members are on this host, else nil
 
 	sequence uint64     // the number of the last operation called
 	running  sync.Mutex // held while an operation runs
@@ -181,6 +182,21 @@ func (g *group) setLink(member int, l link) {
 	}
 }
 
+// attach makes shared memory the group's transport.
+func (g *group) attach(s *shared) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shared = s
+	for member, l := range s.links {
+		if l != nil {
+			g.links[member] = l
+		}
+	}
+	if g.broken() != nil {
+		s.interrupt()
+	}
+}
+
 // broken returns why no operation of the group can succeed any more, nil while all is well.
 func (g *group) broken() error {
 	if c := g.cause.Load(); c != nil {
@@ -243,6 +259,9 @@ func (g *group) close() {
 			l.close()
 		}
 	}
+	if g.shared != nil {
+		g.shared.close()
+	}
 }
 
 // A work is one operation as it runs on the group's stream.
@@ -289,7 +308,7 @@ func (w *work) Run() error {
 		err = errors.New("the buffer is not in memory that the host can address")
 	}
 	if err == nil {
-		err = w.run(g, w)
+		err = g.perform(w)
 	}
 	if err != nil {
 		g.interrupt(err)
@@ -302,6 +321,14 @@ func (w *work) Run() error {
 	}
 	g.leave(w, err)
 	return err
+}
+
+// perform runs the operation's algorithm.
+func (g *group) perform(w *work) error {
+	if g.shared != nil {
+		return g.shared.run(w)
+	}
+	return w.run(g, w)
 }
 
 // enter notes that an operation has begun.

@@ -69,6 +69,7 @@ type member struct {
 	state   memberState
 	conn    *controlConn
 	address string
+	local   string
 	facts   map[string]string
 }
 
@@ -303,7 +304,7 @@ func (r *Root) join(rank int, m message) error {
 		return fmt.Errorf("it joined with address %q and %d facts", m.Address, len(m.Facts))
 	}
 	self := &r.members[rank]
-	self.state, self.address, self.facts = present, m.Address, m.Facts
+	self.state, self.address, self.local, self.facts = present, m.Address, m.Local, m.Facts
 	if r.joined++; r.joined < len(r.members) {
 		return nil
 	}
@@ -315,6 +316,7 @@ func (r *Root) join(rank int, m message) error {
 	table := message{Kind: kindTable}
 	for i := range r.members {
 		table.Addresses = append(table.Addresses, r.members[i].address)
+		table.Locals = append(table.Locals, r.members[i].local)
 	}
 	r.tellAll(table)
 	return nil

@@ -1,10 +1,14 @@
 package collective
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
+	"slices"
 	"sync"
+	"unsafe"
 
 	"lockstep/kernels/device"
 )
@@ -128,6 +132,69 @@ func (heap) Alloc(bytes int) (*device.Storage, error) {
 	return device.NewStorage(0, make([]byte, bytes), bytes, nil), nil
 }
 
+// AllocFile makes heap a FileAllocator. With heapSharing there are no files.
+func (heap) AllocFile(fd, bytes int) (*device.Storage, error) {
+	m, err := (&memoryFile{fd}).mapped(max(bytes, 1))
+	if err != nil {
+		return nil, err
+	}
+	return device.NewStorage(0, m.mem[:bytes], bytes, m.close), nil
+}
+
+// heapSharing is sharing in the Go heap, between ranks of one process: the race detector sees what they do to it.
+type heapSharing struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	made    map[uint64][][]byte
+}
+
+func newHeapSharing() *heapSharing {
+	h := &heapSharing{made: map[uint64][][]byte{}}
+	h.changed.L = &h.mu
+	return h
+}
+
+// heapRank is one rank's view of a heapSharing.
+type heapRank struct {
+	*heapSharing
+	rank int
+}
+
+func (h heapRank) common(_ context.Context, id uint64, _ []int, bytes int, _ func(int) error) (*mapping, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.made[id] == nil {
+		h.made[id] = [][]byte{alignedBytes(bytes)}
+	}
+	return &mapping{mem: h.made[id][0]}, nil
+}
+
+func (h heapRank) symmetric(_ context.Context, id uint64, ranks []int, bytes int, _ FileAllocator, _ func(int) error) (*device.Storage, []*mapping, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.made[id] == nil {
+		h.made[id] = make([][]byte, len(ranks))
+	}
+	mine := alignedBytes(bytes)
+	h.made[id][slices.Index(ranks, h.rank)] = mine
+	h.changed.Broadcast()
+	for slices.ContainsFunc(h.made[id], func(b []byte) bool { return b == nil }) {
+		h.changed.Wait()
+	}
+	var all []*mapping
+	for _, b := range h.made[id] {
+		all = append(all, &mapping{mem: b})
+	}
+	return device.NewStorage(0, mine, bytes, nil), all, nil
+}
+
+// alignedBytes returns zeroed memory that begins at a cache line.
+func alignedBytes(n int) []byte {
+	b := make([]byte, n+2*lineBytes)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (2*lineBytes - 1)
+	return b[skip : skip+n : skip+n]
+}
+
 // memory makes a region that holds b.
 func memory(b []byte) device.Region {
 	return device.Region{Storage: device.NewStorage(0, b, len(b), nil), Bytes: len(b)}
@@ -135,25 +202,42 @@ func memory(b []byte) device.Region {
 
 // sum32 is the Reduction that adds float32.
 func sum32() Reduction {
-	return Reduction{DType: device.Float32, Fold: func(dst, src [][]byte) {
-		for at := 0; at < len(dst[0]); at += 4 {
-			x := math.Float32frombits(binary.NativeEndian.Uint32(src[0][at:]))
-			y := math.Float32frombits(binary.NativeEndian.Uint32(src[1][at:]))
-			binary.NativeEndian.PutUint32(dst[0][at:], math.Float32bits(x+y))
-		}
-	}}
+	return Reduction{DType: device.Float32, Fold: foldWith(4, func(to, x, y []byte) {
+		sum := math.Float32frombits(binary.NativeEndian.Uint32(x)) + math.Float32frombits(binary.NativeEndian.Uint32(y))
+		binary.NativeEndian.PutUint32(to, math.Float32bits(sum))
+	})}
 }
 
 // first64 is a Reduction that is neither commutative nor cares for values: it takes 8-byte elements apart into two
 // halves and keeps a hash of (lower, higher), so that any other tree or order of operands gives another result.
 func first64() Reduction {
-	return Reduction{DType: device.Int64, Fold: func(dst, src [][]byte) {
-		for at := 0; at < len(dst[0]); at += 8 {
-			x := binary.NativeEndian.Uint64(src[0][at:])
-			y := binary.NativeEndian.Uint64(src[1][at:])
-			binary.NativeEndian.PutUint64(dst[0][at:], hashPair(x, y))
+	return Reduction{DType: device.Int64, Fold: foldWith(8, func(to, x, y []byte) {
+		binary.NativeEndian.PutUint64(to, hashPair(binary.NativeEndian.Uint64(x), binary.NativeEndian.Uint64(y)))
+	})}
+}
+
+// foldWith makes the Fold of an operation on two elements.
+func foldWith(size int, combine func(to, x, y []byte)) func(dst, src [][]byte) {
+	return func(dst, src [][]byte) {
+		var element [64][8]byte
+		n, core := len(src), 1<<(bits.Len(uint(len(src)))-1)
+		for at := 0; at < len(dst[0]); at += size {
+			for i := range core {
+				copy(element[i][:], src[i][at:at+size])
+				if i+core < n {
+					combine(element[i][:], element[i][:], src[i+core][at:])
+				}
+			}
+			for distance := 1; distance < core; distance *= 2 {
+				for i := 0; i < core; i += 2 * distance {
+					combine(element[i][:], element[i][:], element[i+distance][:])
+				}
+			}
+			for _, d := range dst {
+				copy(d[at:at+size], element[0][:])
+			}
 		}
-	}}
+	}
 }
 
 func hashPair(x, y uint64) uint64 {

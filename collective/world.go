@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lockstep/kernels/device"
@@ -22,6 +23,8 @@ type Options struct {
 	// Facts must be the same on all ranks, or the job does not form: versions, kernel set, a hash of the configuration.
 	// The names are shown to the user: "kernel set".
 	Facts map[string]string
+	// Backend says how ranks reach one another: BackendAuto (also ""), BackendTCP or BackendShm.
+	Backend string
 	// Timeout is how long joining may take and how long an operation may go without progress; 0 means 60 seconds.
 	Timeout time.Duration
 	// NewStream makes the stream on which a group's operations run: the device's NewStream. It must return
@@ -32,6 +35,7 @@ type Options struct {
 
 	// For tests, so that short buffers take the paths of long ones. 0 means the defaults; -1 for smallBytes means 0.
 	segmentBytes, smallBytes int
+	sharing                  sharing // nil means files
 }
 
 // A World is a rank's membership in its job: it makes groups, and it knows when the job has failed. It is safe for
@@ -41,6 +45,7 @@ type World struct {
 	control   *controlConn // to the root; nil for a process started alone
 	door      *acceptor    // for other ranks' data connections; nil for a process started alone
 	addresses []string     // where the ranks listen
+	local     local        // the ranks of this host
 	done      chan struct{}
 	closing   chan struct{}
 	watcher   sync.WaitGroup
@@ -51,6 +56,7 @@ type World struct {
 	groups  []*group
 	made    map[string]int                // how many groups there are of a name and members
 	inbound map[connectionKey]*connection // from ranks below this one
+	memory  atomic.Pointer[[]*symmetric]  // what Alloc returned, in its order
 }
 
 // A connectionKey names a data connection that another rank makes to this one.
@@ -75,6 +81,13 @@ func Join(ctx context.Context, o Options) (*World, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	switch o.Backend {
+	case "":
+		o.Backend = BackendAuto
+	case BackendAuto, BackendTCP, BackendShm:
+	default:
+		return nil, fmt.Errorf("joining job %q: there is no backend %q", o.Place.Job, o.Backend)
 	}
 	o.segmentBytes, o.smallBytes = orDefault(o.segmentBytes, defaultSegment), orDefault(o.smallBytes, defaultSmall)
 	w := &World{
@@ -116,7 +129,11 @@ func (w *World) join(ctx context.Context) error {
 	if err := w.listen(cred); err != nil {
 		return err
 	}
-	err = w.control.send(message{Kind: kindJoin, Size: p.Size, Address: w.door.listener.Addr().String(), Facts: w.o.Facts})
+	local, err := w.openLocal(cred)
+	if err != nil {
+		return err
+	}
+	err = w.control.send(message{Kind: kindJoin, Size: p.Size, Address: w.door.listener.Addr().String(), Local: local, Facts: w.o.Facts})
 	if err != nil {
 		return err
 	}
@@ -126,6 +143,9 @@ func (w *World) join(ctx context.Context) error {
 	}
 	if len(table.Addresses) != p.Size {
 		return fmt.Errorf("the root sent %d addresses for %d ranks", len(table.Addresses), p.Size)
+	}
+	if err := w.findLocal(table.Locals); err != nil {
+		return err
 	}
 	w.addresses = table.Addresses
 	w.watcher.Go(w.watch)
@@ -243,16 +263,6 @@ func (w *World) Err() error {
 	return w.err
 }
 
-// Alloc returns memory on a device for buffers that ranks exchange. Over TCP any memory of the device will do. All ranks
-// call it in the same order with the same sizes, so that a transport may place the buffers where peers reach them.
-func (w *World) Alloc(bytes int, on Allocator) (*device.Storage, error) {
-	s, err := on.Alloc(bytes)
-	if err != nil {
-		return nil, fmt.Errorf("allocating %s for exchange: %w", byteSize(bytes), err)
-	}
-	return s, nil
-}
-
 // Abort ends the job for all ranks because of err, which becomes the cause that they report. Where the job has already
 // failed it does nothing, so that a rank may abort with whatever error stopped it, its own or another rank's. It returns
 // when the root has confirmed, or after a few seconds. Close still has to be called.
@@ -287,9 +297,14 @@ func (w *World) Close() error {
 	if w.control != nil {
 		err = w.leave(failed)
 	}
+	err = errors.Join(err, w.unmap())
+	for _, door := range []*acceptor{w.door, w.local.door} {
+		if door != nil {
+			door.close()
+			door.running.Wait()
+		}
+	}
 	if w.door != nil {
-		w.door.close()
-		w.door.running.Wait()
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, c := range w.inbound {

@@ -88,7 +88,7 @@ func newRoot(t testing.TB, size int, options ...jobOption) *testJob {
 func (j *testJob) options(rank int, options ...jobOption) Options {
 	o := Options{
 		Place:  Place{Rank: rank, Size: j.size, LocalRank: rank, LocalSize: j.size, Job: "test", Rendezvous: j.root.Addr()},
-		Secret: testSecret, Log: j.logger, Timeout: 20 * time.Second,
+		Secret: testSecret, Log: j.logger, Timeout: 20 * time.Second, Backend: BackendTCP,
 		Facts: map[string]string{"version": "1", "kernel set": "generic"},
 		NewStream: func(name string) device.Stream {
 			s := newTestStream(name)
@@ -162,10 +162,13 @@ func everyone(n int) []int {
 func (w *World) die() {
 	w.control.Close()
 	w.door.listener.Close()
+	if w.local.door != nil {
+		w.local.door.listener.Close()
+	}
 	for _, g := range w.groups {
 		for _, l := range g.links {
-			if l != nil {
-				l.(*tcpLink).conn.Close()
+			if l, ok := l.(*tcpLink); ok {
+				l.conn.Close()
 			}
 		}
 	}

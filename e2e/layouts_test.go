@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestLayouts runs one configuration on 1 to 8 ranks with 1 or 2 threads each, and without launch.
+// TestLayouts runs one configuration on 1 to 8 ranks with 1 or 2 threads each, which share memory; over TCP; and without
+// launch.
 func TestLayouts(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
@@ -21,6 +22,13 @@ func TestLayouts(t *testing.T) {
 			out := fmt.Sprintf("%d-%d", l.ranks, l.threads)
 			w.launch(l.ranks, out, "device.threads="+strconv.Itoa(l.threads)).expect(0)
 			w.sameRun("want", out)
+		})
+	}
+	for _, backend := range []string{"tcp", "shm"} {
+		t.Run("4 ranks over "+backend, func(t *testing.T) {
+			w := &workspace{t: t, dir: w.dir}
+			w.launch(4, backend, "device.threads=1", "collective.backend="+backend).expect(0)
+			w.sameRun("want", backend)
 		})
 	}
 	t.Run("alone", func(t *testing.T) {

@@ -84,6 +84,9 @@ func threads(configured, ranks int) int {
 	return max(1, runtime.NumCPU()/ranks)
 }
 
+// Ranks exchange gradients in place only in memory that the device can map.
+var _ collective.FileAllocator = (*cpu.Device)(nil)
+
 // join makes this process a rank of its job. The ranks must agree on the program, the arithmetic and the configuration.
 func join(ctx context.Context, c *config.Config, place collective.Place, dev *cpu.Device, log *slog.Logger) (*collective.World, error) {
 	var secret []byte
@@ -94,7 +97,7 @@ func join(ctx context.Context, c *config.Config, place collective.Place, dev *cp
 		}
 	}
 	return collective.Join(ctx, collective.Options{
-		Place: place, Secret: secret, Timeout: c.Collective.Timeout, NewStream: dev.NewStream, Log: log,
+		Place: place, Secret: secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout, NewStream: dev.NewStream, Log: log,
 		Facts: map[string]string{"version": version, "kernel set": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
 	})
 }

@@ -74,6 +74,21 @@ func (d *Device) Alloc(bytes int) (*device.Storage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cpu: allocating %d bytes: %w", bytes, err)
 	}
+	return d.store(mem, bytes), nil
+}
+
+// AllocFile maps the first bytes of a file, which other processes may map as well. The descriptor stays the caller's, who
+// may close it at once.
+func (d *Device) AllocFile(fd, bytes int) (*device.Storage, error) {
+	mem, err := unix.Mmap(fd, 0, max(bytes, 1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("cpu: mapping %d bytes of a file: %w", bytes, err)
+	}
+	return d.store(mem, bytes), nil
+}
+
+// store makes a storage of mapped memory, which Free or Close unmaps.
+func (d *Device) store(mem []byte, bytes int) *device.Storage {
 	var s *device.Storage
 	s = device.NewStorage(addressOf(mem), mem[:bytes], bytes, func() error {
 		d.mu.Lock()
@@ -84,7 +99,7 @@ func (d *Device) Alloc(bytes int) (*device.Storage, error) {
 	d.mu.Lock()
 	d.storage[s] = mem
 	d.mu.Unlock()
-	return s, nil
+	return s
 }
 
 // NewStream returns a stream with a goroutine of its own, so that its work overlaps with that of others.

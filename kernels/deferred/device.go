@@ -62,9 +62,23 @@ type mapping struct{ guard, open []byte }
 
 // Alloc returns zeroed memory whose address cannot be read.
 func (d *Device) Alloc(bytes int) (*device.Storage, error) {
-	m, err := mapTwice(max(bytes, 1))
+	fd, err := unix.MemfdCreate("lockstep-deferred", unix.MFD_CLOEXEC)
 	if err != nil {
+		return nil, fmt.Errorf("deferred: creating a memory file: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(max(bytes, 1))); err != nil {
 		return nil, fmt.Errorf("deferred: allocating %d bytes: %w", bytes, err)
+	}
+	return d.AllocFile(fd, bytes)
+}
+
+// AllocFile returns the first bytes of a file, which other processes may map as well, as memory whose address cannot be
+// read.
+func (d *Device) AllocFile(fd, bytes int) (*device.Storage, error) {
+	m, err := mapTwice(fd, max(bytes, 1))
+	if err != nil {
+		return nil, fmt.Errorf("deferred: mapping %d bytes: %w", bytes, err)
 	}
 	var s *device.Storage
 	address := uintptr(unsafe.Pointer(unsafe.SliceData(m.guard)))
@@ -81,15 +95,7 @@ func (d *Device) Alloc(bytes int) (*device.Storage, error) {
 	return s, nil
 }
 
-func mapTwice(bytes int) (m mapping, err error) {
-	fd, err := unix.MemfdCreate("lockstep-deferred", unix.MFD_CLOEXEC)
-	if err != nil {
-		return m, fmt.Errorf("creating a memory file: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, int64(bytes)); err != nil {
-		return m, fmt.Errorf("sizing a memory file: %w", err)
-	}
+func mapTwice(fd, bytes int) (m mapping, err error) {
 	if m.guard, err = unix.Mmap(fd, 0, bytes, unix.PROT_NONE, unix.MAP_SHARED); err != nil {
 		return m, fmt.Errorf("mapping the guarded address: %w", err)
 	}

@@ -245,8 +245,9 @@ type Device struct {
 
 // Collective is section [collective].
 type Collective struct {
-	// `auto`: the best one that reaches all ranks. `tcp`: TCP connections between all ranks.
-	Backend string `toml:"backend" values:"auto,tcp" later:"shm,hccl"`
+	// `auto`: shared memory between the ranks of a host, TCP between hosts. `tcp`: TCP between all ranks. `shm`: shared
+	// memory; a job that spans hosts is refused.
+	Backend string `toml:"backend" values:"auto,tcp,shm" later:"hccl"`
 	// How long a rank waits for its peers, as Go writes durations: "60s", "2m", "1h30m".
 	Timeout time.Duration `toml:"timeout" range:"(0,)"`
 }

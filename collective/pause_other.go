@@ -1,0 +1,9 @@
+//go:build noasm || !(amd64 || arm64)
+
+package collective
+
+// pause passes a little time in a loop that waits for memory to change.
+func pause() {
+	for range 64 { //nolint:staticcheck // the loop is the purpose
+	}
+}
