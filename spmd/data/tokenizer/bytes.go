@@ -3,12 +3,7 @@ package tokenizer
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -18,9 +13,6 @@ const (
 	// endOfDocumentText stands for EndOfDocument in tokenizer.json and in decoded text.
 	endOfDocumentText = "<|endoftext|>"
 )
-
-// maxTokenizerBytes limits tokenizer.json; the largest known ones have about 35 MB.
-const maxTokenizerBytes = 128 << 20
 
 // Bytes is the Tokenizer of ids 0 to 255 for the bytes of the text, and EndOfDocument.
 //
@@ -88,225 +80,34 @@ func (Bytes) Files() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := bytesConfigJSON()
-	if err != nil {
-		return nil, err
-	}
-	return map[string][]byte{fileName: tokenizer, configName: config}, nil
-}
-
-// Names of a tokenizer's files in a model directory.
-const (
-	fileName   = "tokenizer.json"
-	configName = "tokenizer_config.json"
-)
-
-// byteAlphabet returns the character that stands for each byte in a byte-level vocabulary: itself for a printable
-// character of Latin-1 other than the soft hyphen, the characters from U+0100 on for the rest, in order.
-func byteAlphabet() [256]rune {
-	var alphabet [256]rune
-	next := rune(0x100)
-	for b := range alphabet {
-		if b >= '!' && b <= '~' || b >= 0xA1 && b != 0xAD {
-			alphabet[b] = rune(b)
-		} else {
-			alphabet[b] = next
-			next++
-		}
-	}
-	return alphabet
-}
-
-// tokenizerFile is what Lockstep writes in a tokenizer.json, and what it must know of others to tell them apart.
-type tokenizerFile struct {
-	Version       string          `json:"version"`
-	Truncation    json.RawMessage `json:"truncation"`
-	Padding       json.RawMessage `json:"padding"`
-	AddedTokens   []addedToken    `json:"added_tokens"`
-	Normalizer    *normalizer     `json:"normalizer"`
-	PreTokenizer  *byteLevel      `json:"pre_tokenizer"`
-	PostProcessor *postProcessor  `json:"post_processor"`
-	Decoder       *byteLevel      `json:"decoder"`
-	Model         tokenizerModel  `json:"model"`
-}
-
-type addedToken struct {
-	ID         int    `json:"id"`
-	Content    string `json:"content"`
-	SingleWord bool   `json:"single_word"`
-	LStrip     bool   `json:"lstrip"`
-	RStrip     bool   `json:"rstrip"`
-	Normalized bool   `json:"normalized"`
-	Special    bool   `json:"special"`
-}
-
-type normalizer struct {
-	Type string `json:"type"`
-}
-
-type postProcessor struct {
-	Type          string                     `json:"type"`
-	SpecialTokens map[string]json.RawMessage `json:"special_tokens"`
-}
-
-// isIdentity reports whether the post-processor leaves the ids alone, as nil does. Transformers writes a template
-// without special tokens when it saves the byte tokenizer.
-func (p *postProcessor) isIdentity() bool {
-	return p == nil || p.Type == "ByteLevel" || p.Type == "TemplateProcessing" && len(p.SpecialTokens) == 0
-}
-
-type byteLevel struct {
-	Type           string `json:"type"`
-	AddPrefixSpace bool   `json:"add_prefix_space"`
-	TrimOffsets    bool   `json:"trim_offsets"`
-	UseRegex       bool   `json:"use_regex"`
-}
-
-type tokenizerModel struct {
-	Type                    string            `json:"type"`
-	Dropout                 *float64          `json:"dropout"`
-	UnkToken                *string           `json:"unk_token"`
-	ContinuingSubwordPrefix *string           `json:"continuing_subword_prefix"`
-	EndOfWordSuffix         *string           `json:"end_of_word_suffix"`
-	FuseUnk                 bool              `json:"fuse_unk"`
-	ByteFallback            bool              `json:"byte_fallback"`
-	IgnoreMerges            bool              `json:"ignore_merges"`
-	Vocab                   json.RawMessage   `json:"vocab"` // an object from token to id, a list in other models
-	Merges                  []json.RawMessage `json:"merges"`
+	return map[string][]byte{fileName: tokenizer, configName: []byte(bytesConfigJSON)}, nil
 }
 
 // bytesJSON returns the tokenizer.json of the byte tokenizer.
 func bytesJSON() ([]byte, error) {
 	// Written by hand, so that the ids are in order; a Go map would be sorted by its keys.
-	var vocab bytes.Buffer
+	var vocab []string
 	for b, char := range byteAlphabet() {
 		name, err := json.Marshal(string(char))
 		if err != nil {
-			return nil, fmt.Errorf("writing tokenizer.json: %w", err)
+			return nil, fmt.Errorf("writing %s: %w", fileName, err)
 		}
-		fmt.Fprintf(&vocab, "%c%s:%d", "{,"[min(b, 1)], name, b)
+		vocab = append(vocab, fmt.Sprintf("%s:%d", name, b))
 	}
-	vocab.WriteByte('}')
-	level := &byteLevel{Type: "ByteLevel", TrimOffsets: true}
-	return indented(tokenizerFile{
-		Version:      "1.0",
-		AddedTokens:  []addedToken{{ID: EndOfDocument, Content: endOfDocumentText, Special: true}},
-		PreTokenizer: level,
-		Decoder:      level,
-		Model:        tokenizerModel{Type: "BPE", Vocab: vocab.Bytes(), Merges: []json.RawMessage{}},
-	}, "tokenizer.json")
+	const level = `{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}`
+	var out bytes.Buffer
+	err := json.Indent(&out, fmt.Appendf(nil, `{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":%d,"content":%q,`+
+		`"single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":%s,`+
+		`"post_processor":null,"decoder":%s,"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,`+
+		`"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,"vocab":{%s},"merges":[]}}`+"\n",
+		EndOfDocument, endOfDocumentText, level, level, strings.Join(vocab, ",")), "", "  ")
+	return out.Bytes(), err
 }
 
-// bytesConfigJSON returns the tokenizer_config.json of the byte tokenizer, which names the class for
-// Transformers' AutoTokenizer.
-func bytesConfigJSON() ([]byte, error) {
-	return indented(struct {
-		Class   string `json:"tokenizer_class"`
-		EOS     string `json:"eos_token"`
-		CleanUp bool   `json:"clean_up_tokenization_spaces"` // would drop spaces when decoding
-	}{"PreTrainedTokenizerFast", endOfDocumentText, false}, "tokenizer_config.json")
+// bytesConfigJSON is the tokenizer_config.json of the byte tokenizer. A clean-up would drop spaces when decoding.
+const bytesConfigJSON = `{
+  "tokenizer_class": "PreTrainedTokenizerFast",
+  "eos_token": "` + endOfDocumentText + `",
+  "clean_up_tokenization_spaces": false
 }
-
-// indented writes v as JSON for people. Characters of HTML are not escaped, so that tokens can be read.
-func indented(v any, name string) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
-		return nil, fmt.Errorf("writing %s: %w", name, err)
-	}
-	return b.Bytes(), nil
-}
-
-// Open reads the tokenizer of a model directory. Only the byte tokenizer is known: a byte-level tokenizer.json
-// without merges. Any other is refused with what it is; a directory without a tokenizer is fs.ErrNotExist.
-func Open(dir string) (Tokenizer, error) {
-	path := filepath.Join(dir, "tokenizer.json")
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(filepath.Join(dir, "tokenizer.model")); err == nil {
-			return nil, fmt.Errorf("%s has a SentencePiece tokenizer.model and no tokenizer.json; %s", dir, onlyBytes)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the tokenizer: %w", err)
-	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxTokenizerBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
-	}
-	if len(content) > maxTokenizerBytes {
-		return nil, fmt.Errorf("%s has more than %s; %s", path, fmt.Sprintf("%d MiB", maxTokenizerBytes>>20), onlyBytes)
-	}
-	if err := checkTokenizer(content); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return Bytes{}, nil
-}
-
-// onlyBytes is the remedy for tokenizers that are not known.
-const onlyBytes = "only the byte tokenizer is known, a byte-level BPE without merges; tokenize the text elsewhere and use format megatron"
-
-// checkTokenizer says in which way a tokenizer.json is not the byte tokenizer.
-func checkTokenizer(content []byte) error {
-	var f tokenizerFile
-	if err := json.Unmarshal(content, &f); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			return fmt.Errorf("byte %d: %w; the file is damaged", syntax.Offset, err)
-		}
-		return fmt.Errorf("%w; %s", err, onlyBytes)
-	}
-	m := f.Model
-	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("the tokenizer "+format+"; "+onlyBytes, args...)
-	}
-	switch {
-	case m.Type != "BPE":
-		return refuse("has a model of type %q", m.Type)
-	case len(m.Merges) > 0:
-		return refuse("is a BPE with %d merges", len(m.Merges))
-	case f.Normalizer != nil:
-		return refuse("has a normalizer of type %q", f.Normalizer.Type)
-	case f.PreTokenizer == nil || f.PreTokenizer.Type != "ByteLevel" || f.PreTokenizer.AddPrefixSpace:
-		return refuse("has no pre-tokenizer of type \"ByteLevel\" without a prefix space")
-	case !f.PostProcessor.isIdentity():
-		return refuse("has a post-processor of type %q, which adds tokens", f.PostProcessor.Type)
-	case deref(m.ContinuingSubwordPrefix) != "" || deref(m.EndOfWordSuffix) != "" || m.ByteFallback:
-		return refuse("marks parts of words in its vocabulary")
-	case len(f.AddedTokens) != 1 || f.AddedTokens[0].ID != EndOfDocument || f.AddedTokens[0].Content != endOfDocumentText:
-		return refuse("has %d added tokens, not %q alone with id %d",
-			len(f.AddedTokens), endOfDocumentText, EndOfDocument)
-	}
-	return checkVocabulary(m.Vocab, refuse)
-}
-
-// checkVocabulary checks that the vocabulary is the byte alphabet, in order. The end-of-document token may be in it too.
-func checkVocabulary(content []byte, refuse func(string, ...any) error) error {
-	var vocab map[string]int
-	if err := json.Unmarshal(content, &vocab); err != nil {
-		return refuse("has a vocabulary that is no object of ids (%v)", err)
-	}
-	if id, ok := vocab[endOfDocumentText]; ok && id == EndOfDocument {
-		delete(vocab, endOfDocumentText)
-	}
-	if len(vocab) != 256 {
-		return refuse("has %d tokens beside the end of a document, not 256", len(vocab))
-	}
-	for b, char := range byteAlphabet() {
-		if id, ok := vocab[string(char)]; !ok || id != b {
-			return refuse("does not give byte 0x%02X, written %q, the id %d", b, string(char), b)
-		}
-	}
-	return nil
-}
-
-// deref returns the string behind p, "" for nil.
-func deref(p *string) string {
-	if p == nil {
-		return ""
-	}
-	return *p
-}
+`

@@ -7,7 +7,7 @@ import (
 
 // What a Stream gives is the text, and never half a character.
 func TestStream(t *testing.T) {
-	for _, text := range []string{"", "abc", "aé日本😀\n", "\xE6\x97", "a\xF0\x9F", "\x80\x80\x80\x80\x80\x80é"} {
+	for _, text := range []string{"", "abc", "aé日本😀\n", "\xE6\x97", "a\xF0\x9F", "\x80\x80\x80\x80\x80\x80é", "\xE6本0", "\uFFFD本\uFFFD"} {
 		prompt := Bytes{}.Encode(nil, "à")
 		s := NewStream(Bytes{}, prompt, false)
 		var got strings.Builder
@@ -35,5 +35,14 @@ func TestValidUTF8(t *testing.T) {
 		if got := validUTF8(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
 		}
+	}
+}
+
+// A prompt may end within a character.
+func TestStreamAfterHalfACharacter(t *testing.T) {
+	ids := Bytes{}.Encode(nil, "aé")
+	s := NewStream(Bytes{}, ids[:2], false)
+	if got := s.Next(ids[2]) + s.Next('b') + s.Rest(); got != "éb" {
+		t.Errorf("%q, want the character and what follows", got)
 	}
 }
