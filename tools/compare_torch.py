@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Compare whole training steps with PyTorch + Transformers, side by side on one machine.
 
-    python tools/compare_torch.py [--models llama-15m,qwen3-42m,llama-110m] [--rounds 3] [--steps 10] [--compile] [--ranks]
+    python tools/compare_torch.py [--models llama-15m,qwen3-42m,llama-110m] [--rounds 3] [--steps 10] [--compile] [--ranks] [--recompute selective,full]
 
 Each round runs PyTorch (eager; with --compile also compiled) and Lockstep in turn, in processes of their own, on the same
 model, batch and number of threads. A process's figure is the median of its steps after two to warm up; the table has the
 medians over the rounds. PyTorch's step is forward with labels, backward, clip to norm 1, fused AdamW, zero_grad. Memory is the
-peak of the proportional memory (PSS) of all processes of a run, so that what is mapped by several counts once. --ranks compares 2 ranks of 1 thread each: DistributedDataParallel over gloo, and launch -n 2.
+peak of the proportional memory (PSS) of all processes of a run, so that what is mapped by several counts once. --ranks compares 2 ranks of 1 thread each: DistributedDataParallel over gloo, and launch -n 2. --recompute
+adds Lockstep with these values of recompute.mode; PyTorch always keeps its activations.
 
 Needs: Go, and a Python with torch and transformers. Run it on a quiet machine.
 """
@@ -111,7 +112,7 @@ lr = 1e-4
 """ + "\n".join(lines) + "\n"
 
 
-def bench_lockstep(model, a, threads, ranks, binaries):
+def bench_lockstep(model, a, threads, ranks, binaries, recompute="none"):
     with tempfile.TemporaryDirectory() as d:
         n = 300_000
         with open(d + "/tokens.bin", "wb") as f:
@@ -125,7 +126,7 @@ def bench_lockstep(model, a, threads, ranks, binaries):
             f.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, n, 0, 0, 1))
         with open(d + "/config.toml", "w") as f:
             f.write(toml(model, d, ranks).replace("STEPS", str(a.steps + 2)))
-        command = [binaries + "/spmd", d + "/config.toml", f"device.threads={threads}"]
+        command = [binaries + "/spmd", d + "/config.toml", f"device.threads={threads}", f"recompute.mode={recompute}"]
         if ranks > 1:
             command = [binaries + "/launch", "-n", str(ranks)] + command
         _, peak = run(command)
@@ -139,6 +140,7 @@ def main():
     ap.add_argument("--models", default=",".join(MODELS)); ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--steps", type=int, default=10); ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--compile", action="store_true"); ap.add_argument("--ranks", action="store_true")
+    ap.add_argument("--recompute", default="")
     ap.add_argument("--worker", help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.worker:
@@ -153,13 +155,15 @@ def main():
             if a.compile:
                 who["PyTorch compiled"] = lambda: bench_torch(model, a, threads, ranks, True)
             who["Lockstep"] = lambda: bench_lockstep(model, a, threads, ranks, binaries)
+            for mode in filter(None, a.recompute.split(",")):
+                who[f"Lockstep, {mode}"] = lambda mode=mode: bench_lockstep(model, a, threads, ranks, binaries, mode)
             got = {name: [] for name in who}
             for _ in range(a.rounds):
                 for name, bench in who.items():
                     got[name].append(bench())
             med = {name: (statistics.median(s for s, _ in rows), statistics.median(m for _, m in rows)) for name, rows in got.items()}
-            best = min(s for name, (s, _) in med.items() if name != "Lockstep")
-            least = min(m for name, (_, m) in med.items() if name != "Lockstep")
+            best = min(s for name, (s, _) in med.items() if name.startswith("PyTorch"))
+            least = min(m for name, (_, m) in med.items() if name.startswith("PyTorch"))
             tokens = ranks * SHAPES[model][0] * SHAPES[model][1]
             for name, (s, m) in med.items():
                 print(f"| {model} | {ranks} x {threads} | {name} | {s:.3f} | {tokens / s:.0f} | {m:.0f} | {best / s:.2f} | {m / least:.2f} |", flush=True)

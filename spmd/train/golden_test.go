@@ -190,7 +190,8 @@ func TestGoldenDocuments(t *testing.T) {
 	}
 }
 
-// TestGoldenDeferred trains on the device that faults on a host read and on a missing synchronisation.
+// TestGoldenDeferred trains on the device that faults on a host read and on a missing synchronisation, with and without
+// recomputation.
 func TestGoldenDeferred(t *testing.T) {
 	dev, err := deferred.New(cpu.Options{})
 	if err != nil {
@@ -200,7 +201,7 @@ func TestGoldenDeferred(t *testing.T) {
 	c, load := loadConfig(t, goldenText(t, "qwen3", "corpus"), 1)
 	sink := runAlone(t, c, load, dev, dev.NewStream("compute"))
 	checkCurve(t, "qwen3", sink.steps)
-	c, load = loadConfig(t, goldenText(t, "qwen3", "documents"), 1, goldenDocuments...)
+	c, load = loadConfig(t, goldenText(t, "qwen3", "documents"), 1, append([]string{"recompute.mode=full"}, goldenDocuments...)...)
 	sink = runAlone(t, c, load, dev, dev.NewStream("compute"))
 	checkCurve(t, "qwen3-documents", sink.steps)
 }
