@@ -105,7 +105,7 @@ func (t *Trainer) shareReport(stop bool) device.Event {
 		t.host.flag[0] = 1
 	}
 	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(t.host.flag[:]))
-	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
+	return t.data.AllGather(t.placed.report.Region(), nil, t.Stream.Record())
 }
 
 // readReport returns the sum of the label tokens' losses: those of all micro batches, added in their order in float64. stop
