@@ -140,9 +140,10 @@ func (w *World) claimLocal(h hello) error {
 		return fmt.Errorf("rank %d is leaving the job", w.Rank())
 	}
 	c := w.connectionLocked(connectionKey{int(h.from), h.group})
-	if !c.begin(claimedByPeer) {
+	if c.claimed {
 		return fmt.Errorf("rank %d is already connected by another process", h.from)
 	}
+	c.claimed = true
 	return nil
 }
 

@@ -34,10 +34,12 @@ type ExpertOperators interface {
 	// divided by their sum, that a BalanceLoss adds; the tokens fall into G runs of equal length. It may be none.
 	RouteBackward(s device.Stream, dlogits, dweights, experts, scores, balance Tensor, o RouteOptions)
 
-	// RouteStatistics computes, or adds to, what a balancing loss needs of each of G runs of tokens of equal length: the
-	// assignments to each expert, counts [G,E] Float64, and the sums over tokens of the scores divided by their token's
-	// sum, mass [G,E] Float64, added in the order of tokens.
-	RouteStatistics(s device.Stream, counts, mass, experts, scores Tensor, accumulate bool)
+	// CountAssignments computes, or adds to, the assignments to each expert in each of G runs of tokens of equal length:
+	// counts [G,E] Float64, experts [T,K] Int32.
+	CountAssignments(s device.Stream, counts, experts Tensor, accumulate bool)
+	// SumScores computes, or adds to, the sums over the tokens of each of G runs of equal length of the scores [T,E] divided
+	// by their token's sum: mass [G,E] Float64, added in the order of tokens.
+	SumScores(s device.Stream, mass, scores Tensor, accumulate bool)
 	// BalanceLoss computes loss[1] Float64 = factor * sum(counts * mass), and gradient [G,E] = weight * factor * counts:
 	// counts and mass [G,E] Float64, the counts taken as constants. (W. Fedus et al., "Switch Transformers", JMLR 23, 2022,
 	// equations 4 to 6.)

@@ -33,6 +33,14 @@ type MatMulOptions struct {
 	Accumulate bool
 }
 
+// RoPEOptions modifies RoPE.
+type RoPEOptions struct {
+	// Inverse rotates back, which is the backward pass.
+	Inverse bool
+	// Interleaved rotates the pairs (x[2i], x[2i+1]) by the angles of the tables' first halves, instead of (x[i], x[i+D/2]).
+	Interleaved bool
+}
+
 // AttentionOptions modifies Attention and its backward pass.
 type AttentionOptions struct {
 	// Scale multiplies the scores; Transformers' default is 1/sqrt(D).
@@ -97,8 +105,11 @@ type Operators interface {
 	// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by its position's angle: x, y [B,T,N,D], cos, sin [P,D] with
 	// equal halves (Transformers' rotate_half). positions [B,T] Int32 in [0, P) say which row of the tables a token takes;
 	// without them, as the zero Tensor, token t takes row t and P is T. A device whose own operator wants a row for each
-	// token may gather them first. inverse rotates back, which is the backward pass. y may be x.
-	RoPE(s device.Stream, y, x, cos, sin, positions Tensor, inverse bool)
+	// token may gather them first. y may be x.
+	RoPE(s device.Stream, y, x, cos, sin, positions Tensor, o RoPEOptions)
+	// SumHeads computes y [B,T,1,D] = the sum of x [B,T,N,D] over the heads, in order: the backward pass of a head that all
+	// share.
+	SumHeads(s device.Stream, y, x Tensor)
 
 	// AttentionSizes returns the shape of the statistics that Attention leaves for its backward pass, and the bytes of
 	// workspace that AttentionBackward needs: q [B,Tq,N,D], k [B,Tk,Nkv,D], v [B,Tk,Nkv,Dv].

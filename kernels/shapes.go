@@ -141,6 +141,18 @@ func CheckRoPE(y, x, cos, sin, positions Tensor) error {
 	)
 }
 
+// CheckSumHeads checks the operands of SumHeads.
+func CheckSumHeads(y, x Tensor) error {
+	if x.Rank != 4 || x.Shape[2] < 1 {
+		return fmt.Errorf("x is %v, not [B T N D]", x)
+	}
+	return firstError(
+		rows("x", x),
+		want("y", y, device.Float32, x.Shape[0], x.Shape[1], 1, x.Shape[3]),
+		apart("y", y, "x", x, false),
+	)
+}
+
 // CheckSwiGLU checks the operands of SwiGLU.
 func CheckSwiGLU(y, x Tensor) error {
 	return firstError(

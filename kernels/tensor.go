@@ -138,6 +138,15 @@ func (t Tensor) Narrow(dim, from, to int) Tensor {
 	return t
 }
 
+// Expand returns a view in which dimension dim, of size 1, is repeated n times. It is for operands that are only read.
+func (t Tensor) Expand(dim, n int) Tensor {
+	if dim < 0 || dim >= t.Rank || t.Shape[dim] != 1 {
+		panic(fmt.Sprintf("kernels: dimension %d of %v is not of size 1", dim, t))
+	}
+	t.Shape[dim], t.Stride[dim] = n, 0
+	return t
+}
+
 // SameShape reports whether the two tensors have the same dimensions.
 func (t Tensor) SameShape(o Tensor) bool { return t.Rank == o.Rank && t.Shape == o.Shape }
 

@@ -25,7 +25,7 @@ func Run(t *testing.T, open Open) {
 		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Cast", testCast}, {"Zero", testZero}, {"Sum", testSum},
 		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
-		{"RoPE", testRoPE}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
+		{"RoPE", testRoPE}, {"SumHeads", testSumHeads}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute}, {"ExpertSwiGLU", testExpertSwiGLU},

@@ -69,7 +69,7 @@ func (s *suite) digestTables(add func(name string, outputs ...operand)) {
 	s.d.Sum(s.s, sum.Tensor, loss.Tensor)
 	add("CrossEntropy", loss, logits, sum)
 	x, cos, sin := in(2, 151, 5, 34), in(151, 34), in(151, 34)
-	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, kernels.Tensor{}, false)
+	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, kernels.Tensor{}, kernels.RoPEOptions{})
 	add("RoPE", x)
 }
 
@@ -142,7 +142,8 @@ func (s *suite) digestExperts(add func(name string, outputs ...operand)) {
 	experts, position, offsets := s.output(device.Int32, layout{}, tokens, o.TopK), s.output(device.Int32, layout{}, tokens, o.TopK), s.output(device.Int32, layout{}, e+1)
 	counts, mass, loss := s.output(device.Float64, layout{}, 1, e), s.output(device.Float64, layout{}, 1, e), s.output(device.Float64, layout{}, 1)
 	s.d.Route(s.s, weights.Tensor, experts.Tensor, scores.Tensor, logits.Tensor, kernels.Tensor{}, o)
-	s.d.RouteStatistics(s.s, counts.Tensor, mass.Tensor, experts.Tensor, scores.Tensor, false)
+	s.d.CountAssignments(s.s, counts.Tensor, experts.Tensor, false)
+	s.d.SumScores(s.s, mass.Tensor, scores.Tensor, false)
 	s.d.RouteBackward(s.s, dlogits.Tensor, weights.Tensor, experts.Tensor, scores.Tensor, kernels.Tensor{}, o)
 	s.d.RouterZLoss(s.s, loss.Tensor, dlogits.Tensor, logits.Tensor, 0.1)
 	add("Route", weights, experts, scores, counts, mass, dlogits, loss)

@@ -63,9 +63,10 @@ func testOperandErrors(s *suite) {
 		{"Route", "experts", func(o kernels.Operators, st device.Stream) {
 			o.Route(st, f(4, 2), ids.Reshape(2, 2), f(4, 6), x, kernels.Tensor{}, kernels.RouteOptions{TopK: 2})
 		}},
-		{"RouteStatistics", "runs", func(o kernels.Operators, st device.Stream) {
-			o.RouteStatistics(st, f(3, 6), f(3, 6), ids.Reshape(4, 1), x, false)
+		{"CountAssignments", "runs", func(o kernels.Operators, st device.Stream) {
+			o.CountAssignments(st, f(3, 6), ids.Reshape(4, 1), false)
 		}},
+		{"SumScores", "mass", func(o kernels.Operators, st device.Stream) { o.SumScores(st, f(2, 6), x, false) }},
 		{"SortByExpert", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortByExpert(st, ids, ids, ids.Reshape(2, 2))
 		}},
@@ -98,12 +99,14 @@ func testOperandErrors(s *suite) {
 		{"RMSNormBackwardWeight", "dgamma", func(o kernels.Operators, st device.Stream) {
 			o.RMSNormBackwardWeight(st, f(5), y, x, f(4), false)
 		}},
-		{"RoPE", "x", func(o kernels.Operators, st device.Stream) { o.RoPE(st, x, x, c, c, kernels.Tensor{}, false) }},
+		{"RoPE", "x", func(o kernels.Operators, st device.Stream) {
+			o.RoPE(st, x, x, c, c, kernels.Tensor{}, kernels.RoPEOptions{})
+		}},
 		{"RoPE", "cos", func(o kernels.Operators, st device.Stream) {
-			o.RoPE(st, f(1, 2, 3, 4), f(1, 2, 3, 4), f(2, 2), f(2, 4), kernels.Tensor{}, false)
+			o.RoPE(st, f(1, 2, 3, 4), f(1, 2, 3, 4), f(2, 2), f(2, 4), kernels.Tensor{}, kernels.RoPEOptions{})
 		}},
 		{"RoPE", "positions", func(o kernels.Operators, st device.Stream) {
-			o.RoPE(st, f(1, 4, 3, 6), f(1, 4, 3, 6), x, y, ids, false)
+			o.RoPE(st, f(1, 4, 3, 6), f(1, 4, 3, 6), x, y, ids, kernels.RoPEOptions{})
 		}},
 		{"SwiGLU", "x", func(o kernels.Operators, st device.Stream) { o.SwiGLU(st, y, x) }},
 		{"SwiGLUBackward", "dx", func(o kernels.Operators, st device.Stream) { o.SwiGLUBackward(st, x, x, f(4, 12)) }},
@@ -177,7 +180,7 @@ func testIDsOutOfRange(s *suite) {
 			k.GroupedMatMul(st, y, two, matrix, far, kernels.MatMulOptions{})
 		}},
 		{[]string{"RoPE: ", "positions[1] is 5"}, func(k kernels.Operators, st device.Stream) {
-			k.RoPE(st, o, q, tables, tables, high.Reshape(1, 2), false)
+			k.RoPE(st, o, q, tables, tables, high.Reshape(1, 2), kernels.RoPEOptions{})
 		}},
 		{[]string{"Attention: ", "documents[0,1] is 3"}, func(k kernels.Operators, st device.Stream) { k.Attention(st, o, stats, q, q, q, beyond) }},
 		{[]string{"Attention: ", "documents[0,1] is 0"}, func(k kernels.Operators, st device.Stream) { k.Attention(st, o, stats, q, q, q, falling) }},

@@ -197,16 +197,47 @@ func (s *suite) rope(d [4]int, rows int, l layout, positions []int32) {
 		at = s.numbered(layout{pad: 2}, positions, d[0], d[1])
 	}
 	tol := tolerance{relative: ulp, absolute: 6 * ulp}
-	for _, inverse := range []bool{false, true} {
+	for bits := range 4 {
+		o := kernels.RoPEOptions{Inverse: bits&1 != 0, Interleaved: bits&2 != 0}
 		want := make([]float64, x.Len())
-		RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], inverse)
-		s.d.RoPE(s.s, y.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, inverse)
+		RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], o)
+		s.d.RoPE(s.s, y.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, o)
 		s.check("RoPE y", y, want, tol)
 	}
-	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, true)
+	o := kernels.RoPEOptions{Inverse: true}
+	s.d.RoPE(s.s, x.Tensor, x.Tensor, cos.Tensor, sin.Tensor, at, o)
 	want := make([]float64, x.Len())
-	RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], true)
+	RoPE(want, x.values(), cos.values(), sin.values(), positions, d[1], d[2], d[3], o)
 	s.check("RoPE y in place of x", x, want, tol)
+}
+
+func testSumHeads(s *suite) {
+	for _, n := range [][4]int{{0, 3, 2, 4}, {1, 1, 1, 5}, {2, 70, 5, 33}} {
+		for _, l := range attentionLayouts() {
+			x, y := s.input(l, n[0], n[1], n[2], n[3]), s.output(device.Float32, layout{pad: 2}, n[0], n[1], 1, n[3])
+			want := make([]float64, y.Len())
+			SumHeads(want, x.values(), n[2], n[3])
+			s.d.SumHeads(s.s, y.Tensor, x.Tensor)
+			s.check("SumHeads y", y, want, tolerance{absolute: 4 * ulp * float64(n[2])})
+			// Its forward pass: a copy of one head to all.
+			s.d.Copy(s.s, x.Tensor, y.Tensor.Expand(2, n[2]))
+			s.check("Copy of one head to all", x, expandHeads(s.elementsNow(y), n[2], n[3]), tolerance{})
+		}
+	}
+}
+
+// elementsNow reads the operand's elements.
+func (s *suite) elementsNow(o operand) []float64 { return o.elements(s.memoryNow(o)) }
+
+// expandHeads repeats each head of d elements n times.
+func expandHeads(x []float64, n, d int) []float64 {
+	var y []float64
+	for at := 0; at < len(x); at += d {
+		for range n {
+			y = append(y, x[at:at+d]...)
+		}
+	}
+	return y
 }
 
 func testSwiGLU(s *suite) {

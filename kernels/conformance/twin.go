@@ -79,12 +79,12 @@ func RMSNormBackwardWeight(dgamma, dy, x, rstd []float64, accumulate bool) {
 	}
 }
 
-// RoPE rotates x[B,T,N,D] into y by the angles whose cos and sin are the rows of [P,D]: y = x*cos + rotate_half(x)*sin,
-// with rotate_half(x) = (-x[D/2:], x[:D/2]). A token takes the row of its position [B,T], or where positions are nil, row
+// RoPE rotates x[B,T,N,D] into y by the angles whose cos and sin are the rows of [P,D] with equal halves: the pairs (x[i],
+// x[i+D/2]), or interleaved (x[2i], x[2i+1]). A token takes the row of its position [B,T], or where positions are nil, row
 // t. The inverse rotates by the opposite angles.
-func RoPE(y, x, cos, sin []float64, positions []int32, t, n, d int, inverse bool) {
+func RoPE(y, x, cos, sin []float64, positions []int32, t, n, d int, o kernels.RoPEOptions) {
 	sign := 1.0
-	if inverse {
+	if o.Inverse {
 		sign = -1
 	}
 	for head := range len(x) / d {
@@ -94,10 +94,22 @@ func RoPE(y, x, cos, sin []float64, positions []int32, t, n, d int, inverse bool
 			angles = int(positions[head/n]) * d
 		}
 		for j := range d / 2 {
-			a, b := from[j], from[j+d/2]
-			to[j] = a*cos[angles+j] - sign*b*sin[angles+j]
-			to[j+d/2] = b*cos[angles+j+d/2] + sign*a*sin[angles+j+d/2]
+			first, second := j, j+d/2
+			if o.Interleaved {
+				first, second = 2*j, 2*j+1
+			}
+			a, b := from[first], from[second]
+			to[first] = a*cos[angles+j] - sign*b*sin[angles+j]
+			to[second] = b*cos[angles+j] + sign*a*sin[angles+j]
 		}
+	}
+}
+
+// SumHeads computes y[B,T,1,D] as the sum of the n heads of x[B,T,N,D].
+func SumHeads(y, x []float64, n, d int) {
+	clear(y)
+	for i, v := range x {
+		y[i/(n*d)*d+i%d] += v
 	}
 }
 

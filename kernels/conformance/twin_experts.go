@@ -131,17 +131,20 @@ func RouteBackward(dlogits, dweights []float64, experts []int32, scores, balance
 	}
 }
 
-// RouteStatistics computes, or adds to, counts[G, E] and mass[G, E] of G runs of tokens.
-func RouteStatistics(counts, mass []float64, experts []int32, scores []float64, e, k int, accumulate bool) {
+// CountAssignments computes, or adds to, counts[G, E] of G runs of assignments.
+func CountAssignments(counts []float64, experts []int32, e int, accumulate bool) {
 	overwrite(counts, accumulate)
+	for i, expert := range experts {
+		counts[i/(len(experts)/(len(counts)/e))*e+int(expert)]++
+	}
+}
+
+// SumScores computes, or adds to, mass[G, E] of G runs of tokens' scores[T, E].
+func SumScores(mass, scores []float64, e int, accumulate bool) {
 	overwrite(mass, accumulate)
 	tokens := len(scores) / e
 	for t := range tokens {
-		run := t / (tokens / (len(counts) / e))
-		for _, i := range experts[t*k : (t+1)*k] {
-			counts[run*e+int(i)]++
-		}
-		sum := 0.0
+		run, sum := t/(tokens/(len(mass)/e)), 0.0
 		for _, v := range scores[t*e : (t+1)*e] {
 			sum += v
 		}

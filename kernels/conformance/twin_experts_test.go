@@ -22,9 +22,9 @@ func TestTwinGradientOfRoute(t *testing.T) {
 		logits, dweights, balance := numbersFor(tokens*e, 1), numbersFor(tokens*o.TopK, 2), numbersFor(2*e, 3)
 		experts, scores := make([]int32, tokens*o.TopK), make([]float64, tokens*e)
 		forward := func() []float64 {
-			weights, mass, counts := make([]float64, tokens*o.TopK), make([]float64, 2*e), make([]float64, 2*e)
+			weights, mass := make([]float64, tokens*o.TopK), make([]float64, 2*e)
 			Route(weights, experts, scores, logits, nil, e, o)
-			RouteStatistics(counts, mass, experts, scores, e, o.TopK, false)
+			SumScores(mass, scores, e, false)
 			return append(weights, mass...)
 		}
 		want := gradient(logits, append(dweights[:len(dweights):len(dweights)], balance...), forward)

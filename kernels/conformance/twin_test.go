@@ -3,6 +3,8 @@ package conformance
 import (
 	"math"
 	"testing"
+
+	"lockstep/kernels"
 )
 
 // numbersFor returns n reproducible values in [-2, 2).
@@ -96,11 +98,11 @@ func twinGradientOfRoPE(t *testing.T, positions []int32, tokens, heads, d int) {
 	}
 	want := gradient(x, dy, func() []float64 {
 		y := make([]float64, len(x))
-		RoPE(y, x, cos, sin, positions, tokens, heads, d, false)
+		RoPE(y, x, cos, sin, positions, tokens, heads, d, kernels.RoPEOptions{})
 		return y
 	})
 	got := make([]float64, len(x))
-	RoPE(got, dy, cos, sin, positions, tokens, heads, d, true)
+	RoPE(got, dy, cos, sin, positions, tokens, heads, d, kernels.RoPEOptions{Inverse: true})
 	wantNear(t, "dx", got, want)
 }
 

@@ -7,35 +7,50 @@ import (
 	"lockstep/kernels/device"
 )
 
-// RouteStatistics counts each run's assignments and adds up its normalised scores.
-func (d *Device) RouteStatistics(s device.Stream, counts, mass, experts, scores kernels.Tensor, accumulate bool) {
-	c := call{name: "RouteStatistics", run: runRouteStatistics}
-	c.operands(2, counts, mass, experts, scores)
+// CountAssignments counts each run's assignments by expert. It is a look at each, on one thread.
+func (d *Device) CountAssignments(s device.Stream, counts, experts kernels.Tensor, accumulate bool) {
+	c := call{name: "CountAssignments", run: runCountAssignments}
+	c.operands(1, counts, experts)
 	c.flag[0] = accumulate
-	d.launch(s, kernels.CheckRouteStatistics(counts, mass, experts, scores), c)
+	d.launch(s, kernels.CheckCountAssignments(counts, experts), c)
 }
 
-func runRouteStatistics(d *Device, c *call) error {
-	if err := checkIDs("experts", i32(c.args[2]), 0, c.args[3].Last()); err != nil {
+func runCountAssignments(_ *Device, c *call) error {
+	counts, experts := f64(c.args[0]), i32(c.args[1])
+	runs, e := c.args[0].Shape[0], c.args[0].Shape[1]
+	if err := checkIDs("experts", experts, 0, e); err != nil {
 		return err
 	}
-	d.parallel(c, c.args[0].Shape[0], statisticsRuns)
+	if !c.flag[0] {
+		clear(counts)
+	}
+	for i, expert := range experts {
+		counts[i/(len(experts)/runs)*e+int(expert)]++
+	}
 	return nil
 }
 
-// statisticsRuns works on the runs [from, to). One thread does all of a run, so that its tokens are added in order.
-func statisticsRuns(_ *Device, c *call, _ *worker, from, to int) {
-	experts, scores := i32(c.args[2]), &c.args[3]
-	e, k := scores.Last(), c.args[2].Last()
+// SumScores adds up each run's scores, divided by their token's sum.
+func (d *Device) SumScores(s device.Stream, mass, scores kernels.Tensor, accumulate bool) {
+	c := call{name: "SumScores", run: runSumScores}
+	c.operands(1, mass, scores)
+	c.flag[0] = accumulate
+	d.launch(s, kernels.CheckSumScores(mass, scores), c)
+}
+
+func runSumScores(d *Device, c *call) error {
+	d.parallel(c, c.args[0].Shape[0], sumScoresOfRuns)
+	return nil
+}
+
+// sumScoresOfRuns works on the runs [from, to). One thread does all of a run, so that its tokens are added in order.
+func sumScoresOfRuns(_ *Device, c *call, _ *worker, from, to int) {
+	scores, e := &c.args[1], c.args[1].Last()
 	tokens := scores.Shape[0] / c.args[0].Shape[0]
 	for run := from; run < to; run++ {
-		counts, mass := f64(c.args[0])[run*e:][:e], f64(c.args[1])[run*e:][:e]
+		mass := f64(c.args[0])[run*e:][:e]
 		if !c.flag[0] {
-			clear(counts)
 			clear(mass)
-		}
-		for _, expert := range experts[run*tokens*k:][:tokens*k] {
-			counts[expert]++
 		}
 		for i := run * tokens; i < (run+1)*tokens; i++ {
 			y := f32(*scores)[row(scores, i):][:e]

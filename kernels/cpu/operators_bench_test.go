@@ -80,7 +80,7 @@ func activationBenches(o operands, d *Device, s device.Stream) []memoryBench {
 		{"AddRMSNorm", 4 * n, func() { d.AddRMSNorm(s, r, rstd, y, x, z, gamma, 1e-5) }},
 		{"RMSNormBackwardInput", 4 * n, func() { d.RMSNormBackwardInput(s, r, y, x, rstd, gamma, z) }},
 		{"RMSNormBackwardWeight", 2 * n, func() { d.RMSNormBackwardWeight(s, dgamma, y, x, rstd, false) }},
-		{"RoPE", 2 * n, func() { d.RoPE(s, q, q, cos, sin, kernels.Tensor{}, false) }},
+		{"RoPE", 2 * n, func() { d.RoPE(s, q, q, cos, sin, kernels.Tensor{}, kernels.RoPEOptions{}) }},
 		{"SwiGLU", 3 * wide, func() { d.SwiGLU(s, activated, gateUp) }},
 		{"SwiGLUBackward", 5 * wide, func() { d.SwiGLUBackward(s, dGateUp, activated, gateUp) }},
 		{"CrossEntropy", 2 * logits.Len(), func() { d.CrossEntropy(s, losses, logits, logits, labels, 1e-3) }},

@@ -62,7 +62,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"RMSNormBackwardInput":  func() { d.RMSNormBackwardInput(s, z, y, x, perRow, gamma, z) },
 		"AddRMSNorm":            func() { d.AddRMSNorm(s, z, perRow, x, x, y, gamma, 1e-5) },
 		"RMSNormBackwardWeight": func() { d.RMSNormBackwardWeight(s, c, y, x, perRow, false) },
-		"RoPE":                  func() { d.RoPE(s, heads, heads, cos, sin, kernels.Tensor{}, false) },
+		"RoPE":                  func() { d.RoPE(s, heads, heads, cos, sin, kernels.Tensor{}, kernels.RoPEOptions{}) },
 		"Attention":             func() { d.Attention(s, out, statistics, heads, heads2, heads2, opt) },
 		"AttentionBackward": func() {
 			d.AttentionBackward(s, dq, dk, dv, do, heads, heads2, heads2, out, statistics, workspace, opt)

@@ -7,11 +7,11 @@ import (
 	"lockstep/kernels/device"
 )
 
-// RoPE rotates the pairs (x[i], x[i+D/2]) of each head by their position's angle, or back where inverse is set.
-func (d *Device) RoPE(s device.Stream, y, x, cos, sin, positions kernels.Tensor, inverse bool) {
+// RoPE rotates the pairs of each head by their position's angle, or back.
+func (d *Device) RoPE(s device.Stream, y, x, cos, sin, positions kernels.Tensor, o kernels.RoPEOptions) {
 	c := call{name: "RoPE", run: runRoPE}
 	c.operands(1, y, x, cos, sin, positions)
-	c.flag[0] = inverse
+	c.flag[0], c.flag[1] = o.Inverse, o.Interleaved
 	d.launch(s, kernels.CheckRoPE(y, x, cos, sin, positions), c)
 }
 
@@ -45,11 +45,55 @@ func ropeRows(d *Device, c *call, _ *worker, from, to int) {
 		for n := range N {
 			yr := ys[b*y.Stride[0]+t*y.Stride[1]+n*y.Stride[2]:][:2*half]
 			xr := xs[b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2]:][:2*half]
-			if c.flag[0] {
+			switch inverse, interleaved := c.flag[0], c.flag[1]; {
+			case interleaved:
+				rotatePairs(yr, xr, cr, sr, inverse)
+			case inverse:
 				d.set.rotate(yr[half:], yr[:half], xr[half:], xr[:half], cr, sr)
-			} else {
+			default:
 				d.set.rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
 			}
+		}
+	}
+}
+
+// rotatePairs is kernelSet's rotate of the points (x[2i], x[2i+1]). The part of a head that models rotate so is small: one
+// loop for all sets is enough.
+func rotatePairs(y, x, cos, sin []float32, inverse bool) {
+	for i, c := range cos {
+		s := sin[i]
+		if inverse {
+			s = -s
+		}
+		a, b := x[2*i], x[2*i+1]
+		y[2*i] = float32(a*c) - float32(b*s)
+		y[2*i+1] = float32(b*c) + float32(a*s)
+	}
+}
+
+// SumHeads adds the heads of each token.
+func (d *Device) SumHeads(s device.Stream, y, x kernels.Tensor) {
+	c := call{name: "SumHeads", run: runSumHeads}
+	c.operands(1, y, x)
+	d.launch(s, kernels.CheckSumHeads(y, x), c)
+}
+
+func runSumHeads(d *Device, c *call) error {
+	x := &c.args[1]
+	d.parallel(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), sumHeadsOfTokens)
+	return nil
+}
+
+func sumHeadsOfTokens(d *Device, c *call, _ *worker, from, to int) {
+	y, x := &c.args[0], &c.args[1]
+	ys, xs := f32(*y), f32(*x)
+	T, N, D := x.Shape[1], x.Shape[2], x.Shape[3]
+	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
+		b, t := i/T, i%T
+		sum, heads := ys[b*y.Stride[0]+t*y.Stride[1]:][:D], xs[b*x.Stride[0]+t*x.Stride[1]:]
+		copy(sum, heads)
+		for n := 1; n < N; n++ {
+			d.set.add(sum, sum, heads[n*x.Stride[2]:][:D])
 		}
 	}
 }

@@ -185,7 +185,7 @@ func TestMasksAreOperands(t *testing.T) {
 		launch func(d *deferred.Device, s device.Stream, x, y, tables, statistics, numbers kernels.Tensor)
 	}{
 		{"RoPE", func(d *deferred.Device, s device.Stream, x, y, tables, _, numbers kernels.Tensor) {
-			d.RoPE(s, y, x, tables, tables, numbers, false)
+			d.RoPE(s, y, x, tables, tables, numbers, kernels.RoPEOptions{})
 		}},
 		{"Attention", func(d *deferred.Device, s device.Stream, x, y, _, statistics, numbers kernels.Tensor) {
 			d.Attention(s, y, statistics, x, x, x, kernels.AttentionOptions{Causal: true, Documents: numbers})

@@ -39,6 +39,8 @@ type Config struct {
 	LRSchedule LRSchedule `toml:"lr_schedule"`
 	// How the work is spread over ranks: ranks = data x tensor x pipeline x context.
 	Parallel Parallel `toml:"parallel"`
+	// How the load of a mixture of experts is kept even.
+	MoE MoE `toml:"moe"`
 	// What is computed again in the backward pass instead of being kept.
 	Recompute Recompute `toml:"recompute"`
 	// When the state of the run is saved, and where it starts from.
@@ -192,6 +194,24 @@ type Parallel struct {
 	PipelineSchedule string `toml:"pipeline_schedule" values:"1f1b" later:"gpipe,interleaved-1f1b,zb-h1,zb-v,dualpipe-v" other:"a schedule from a CSV file"`
 	// Chunks of layers per pipeline rank.
 	VirtualStages int `toml:"virtual_stages" only:"1" feature:"a pipeline with several chunks per rank"`
+}
+
+// MoE is section [moe].
+type MoE struct {
+	// By how much each step moves a router's bias against the load of its experts, where the model's routers have one
+	// (DeepSeek-V3). 0: the bias stays as it is.
+	BiasUpdateRate float64 `toml:"bias_update_rate" range:"[0,1]"`
+	// A loss that evens out the load of E experts: E times the sum over experts of the share f of the tokens that go to it
+	// and its mean score P. `hf`: as in Transformers, over a micro batch and all layers together. `sequence`: over each sample and
+	// each layer apart, f divided by num_experts_per_tok, as DeepSeek-V3's authors have it. `none`: no such loss. It is
+	// reported apart from the loss. Default: `hf` where the config.json or its Transformers class has router_aux_loss_coef, else
+	// `none`.
+	AuxLoss string `toml:"aux_loss" values:"none,hf,sequence" later:"global"`
+	// What multiplies it. Default: router_aux_loss_coef of the config.json, else aux_loss_alpha; required where it has neither.
+	AuxLossWeight float64 `toml:"aux_loss_weight" range:"[0,)"`
+	// What multiplies the mean over tokens of the square of logsumexp(router logits), which keeps them small, added up over
+	// layers.
+	ZLossWeight float64 `toml:"z_loss_weight" range:"[0,)"`
 }
 
 // Recompute is section [recompute].

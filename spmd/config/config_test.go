@@ -112,7 +112,7 @@ func TestLoad(t *testing.T) {
 	want.Model.Path = "testdata/model"
 	want.Data.Paths, want.Data.SequenceLength, want.Data.Tokenizer, want.Data.EOD = []string{"testdata/text"}, 16, "bytes", 256
 	want.Train.Steps, want.Train.GlobalBatchSize = 10, 8
-	want.Optimizer.LR = 1e-3
+	want.Optimizer.LR, want.MoE.AuxLoss = 1e-3, "none"
 	if c.Architecture == nil || c.Architecture.HiddenSize != 32 {
 		t.Errorf("architecture %+v", c.Architecture)
 	}

@@ -6,14 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
+
+	"lockstep/kernels"
 )
 
 // maxConfigBytes bounds a config.json.
 const maxConfigBytes = 1 << 20
+
+// maxLayers bounds num_hidden_layers.
+const maxLayers = 1 << 12
 
 // Config is a model's architecture, read from a Hugging Face config.json of any of the Families.
 type Config struct {
@@ -35,18 +41,75 @@ type Config struct {
 	// per head before RoPE.
 	QKVBias, OutputBias, QKNorm bool
 
+	// Latent is multi-head latent attention, nil for attention with a key and a value projection. HeadDim is then the part of
+	// a head that RoPE rotates.
+	Latent *Latent
+	// Experts are those of the layers that Sparse names, nil where all layers are dense.
+	Experts *Experts
+
 	raw map[string]json.RawMessage // every key as it came, to be written back
 }
 
 // RoPE describes the rotary position embedding.
 type RoPE struct {
-	Type  string // "default", "linear" or "llama3"
+	Type  string // "default", "linear", "llama3" or "yarn"
 	Theta float64
-	// Factor divides the frequencies ("linear": all of them, "llama3": the low ones).
+	// Factor divides the frequencies ("linear": all of them, "llama3" and "yarn": the low ones).
 	Factor float64
 	// The rest is for "llama3": between the two factors of the original context, frequencies are blended.
 	LowFreqFactor, HighFreqFactor float64
+	// OriginalMaxPositionEmbeddings is the context of "llama3" and "yarn" before its extension.
 	OriginalMaxPositionEmbeddings int
+	// For "yarn": frequencies that turn more than BetaFast times in the original context are kept, those that turn less than
+	// BetaSlow times are divided by Factor, and between they are blended; whole dimensions bound the blend with Truncate.
+	BetaFast, BetaSlow float64
+	Truncate           bool
+	// TableScale multiplies the cosines and sines of "yarn", ScoreScale the scores of latent attention with it.
+	TableScale, ScoreScale float64
+	// Interleaved rotates the pairs (x[2i], x[2i+1]) of a head instead of (x[i], x[i+D/2]).
+	Interleaved bool
+}
+
+// Latent is multi-head latent attention (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1): keys and values are projected from
+// a small latent vector, and a part of each key that RoPE rotates is shared by all heads.
+type Latent struct {
+	// QueryRank is the width of the latent vector of queries, 0 where they are projected from the hidden state; KeyValueRank
+	// that of keys and values.
+	QueryRank, KeyValueRank int
+	// A head of a query or key has PlainDim elements as they are and RotaryDim that are rotated, one of a value ValueDim.
+	PlainDim, RotaryDim, ValueDim int
+}
+
+// Experts is a mixture of experts.
+type Experts struct {
+	// Count is the number of experts, Width the feed-forward width of each; Shared that of the shared experts together, 0
+	// where there are none.
+	Count, Width, Shared int
+	// Route chooses the experts of a token. CorrectionBias says that the choice, and only it, adds a bias to the scores.
+	Route          kernels.RouteOptions
+	CorrectionBias bool
+	// AuxLossWeight is router_aux_loss_coef, or aux_loss_alpha, -1 where the config has neither; HasAuxLoss says that the
+	// Transformers class knows the former.
+	AuxLossWeight float64
+	HasAuxLoss    bool
+
+	sparse []bool // by layer
+}
+
+// Sparse reports whether a layer has experts.
+func (c *Config) Sparse(layer int) bool { return c.Experts != nil && c.Experts.sparse[layer] }
+
+// AttentionScale multiplies attention's scores.
+func (c *Config) AttentionScale() float64 {
+	l := c.Latent
+	if l == nil {
+		return 1 / math.Sqrt(float64(c.HeadDim))
+	}
+	scale := 1 / math.Sqrt(float64(l.PlainDim+l.RotaryDim))
+	if c.RoPE.Type == "yarn" {
+		scale *= c.RoPE.ScoreScale
+	}
+	return scale
 }
 
 // A Problem is one thing that is wrong with a config.json.
@@ -132,7 +195,7 @@ func (r *reader) checkShapes(c *Config) {
 		limit int
 	}{
 		{"vocab_size", c.VocabSize, 1 << 24}, {"hidden_size", c.HiddenSize, 1 << 20}, {"intermediate_size", c.IntermediateSize, 1 << 22},
-		{"num_hidden_layers", c.NumHiddenLayers, 1 << 12}, {"num_attention_heads", c.NumAttentionHeads, 1 << 14},
+		{"num_hidden_layers", c.NumHiddenLayers, maxLayers}, {"num_attention_heads", c.NumAttentionHeads, 1 << 14},
 		{"num_key_value_heads", c.NumKeyValueHeads, 1 << 14}, {"head_dim", c.HeadDim, 1 << 12},
 		{"max_position_embeddings", c.MaxPositionEmbeddings, 1 << 30},
 	}

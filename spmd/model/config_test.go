@@ -73,7 +73,7 @@ func equalConfigs(a, b Config) bool {
 
 func TestProblemsNameTheKey(t *testing.T) {
 	for text, want := range map[string]string{
-		`{}`: "model_type: is missing", `{"model_type": "gpt2"}`: `model_type: "gpt2" is not a supported family; supported are llama, qwen2, qwen3`,
+		`{}`: "model_type: is missing", `{"model_type": "gpt2"}`: `model_type: "gpt2" is not a supported family; supported are deepseek_v2, deepseek_v3, llama, qwen2, qwen3, qwen3_moe`,
 		`{"model_type": 3}`: "model_type: 3 is not a string",
 		`[1]`:               "is not a JSON object", "{\n\n\"a\": }": "line 3",
 		`{"model_type": "llama", "hidden_act": "gelu"}`:                                   `hidden_act: "gelu" is not supported; only silu is`,
@@ -83,7 +83,10 @@ func TestProblemsNameTheKey(t *testing.T) {
 		`{"model_type": "llama", "quantization_config": {}}`:                              "quantization_config",
 		`{"model_type": "qwen2", "use_sliding_window": true}`:                             "use_sliding_window: true is not supported",
 		`{"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}`: `layer_types: "sliding_attention" is not supported`,
-		`{"model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}`:                  `rope_scaling.rope_type: "yarn" is not supported`,
+		`{"model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}`:                  `rope_scaling.factor: rope_type "yarn" needs`,
+		`{"model_type": "llama", "rope_scaling": {"rope_type": "longrope"}}`:              `rope_scaling.rope_type: "longrope" is not supported`,
+		`{"model_type": "qwen3_moe", "decoder_sparse_step": 0}`:                           "decoder_sparse_step: 0 is not positive",
+		`{"model_type": "deepseek_v2", "num_experts_per_tok": 2, "topk_method": "best"}`:  `topk_method: "best" is not supported`,
 		`{"model_type": "llama", "rope_parameters": {"rope_type": "linear"}}`:             "rope_parameters.factor: rope_type \"linear\" needs",
 		`{"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 0.5}}`:      "partial_rotary_factor: 0.5 is not supported",
 		`{"model_type": "llama", "rope_theta": -1}`:                                       "rope_theta: -1 is not positive",

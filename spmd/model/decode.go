@@ -22,8 +22,18 @@ type Decoder struct {
 	at        int // tokens seen
 }
 
-// A cache holds the keys and values of one block: [1,positions,K,D].
+// A cache holds the keys and values of one block: [1,positions,heads,dimension] each.
 type cache struct{ keys, values kernels.Tensor }
+
+// attend adds the keys and values of the tokens from position at on to the cache, and computes the attended values o of
+// their queries with all that are in it.
+func (kv cache) attend(c *Context, o, stats, q, k, v kernels.Tensor, at int, scale float64) {
+	end := at + c.Size.Sequence
+	c.Kernels.Copy(c.Stream, kv.keys.Narrow(1, at, end), k)
+	c.Kernels.Copy(c.Stream, kv.values.Narrow(1, at, end), v)
+	c.Kernels.Attention(c.Stream, o, stats, q, kv.keys.Narrow(1, 0, end), kv.values.Narrow(1, 0, end),
+		kernels.AttentionOptions{Scale: scale, Causal: true})
+}
 
 // A decodePass is the memory for one pass of a fixed number of tokens.
 type decodePass struct {
@@ -57,10 +67,11 @@ func NewDecoder(m *Model, d kernels.Device, s device.Stream, prompt, positions i
 // place lays everything out in a.
 func (dec *Decoder) place(a *kernels.Arena, prompt int) {
 	c := dec.model.Config
-	dec.caches = make([]cache, c.NumHiddenLayers)
-	for i := range dec.caches {
-		dec.caches[i].keys = a.Tensor(device.Float32, 1, dec.positions, c.NumKeyValueHeads, c.HeadDim)
-		dec.caches[i].values = a.Tensor(device.Float32, 1, dec.positions, c.NumKeyValueHeads, c.HeadDim)
+	dec.caches = nil
+	for _, l := range dec.model.Layers {
+		if b, ok := l.(*block); ok {
+			dec.caches = append(dec.caches, b.attention.newCache(a, dec.positions))
+		}
 	}
 	dec.prompt = dec.newPass(a, Size{1, prompt})
 	dec.next = dec.newPass(a, Size{1, 1})
@@ -120,14 +131,9 @@ func (dec *Decoder) Close() error { return dec.storage.Free() }
 // decode computes out from in at position at, with the keys and values of all positions before in the cache.
 func (b *block) decode(c *Context, r *blockRecord, kv cache, at int, in, out kernels.Tensor) {
 	r.x = in
-	q, k, v := b.project(c, r, kernels.Tensor{})
-	end := at + c.Size.Sequence
-	c.Kernels.Copy(c.Stream, kv.keys.Narrow(1, at, end), k)
-	c.Kernels.Copy(c.Stream, kv.values.Narrow(1, at, end), v)
-	o := heads4(r.attended, c.Size, 0, b.heads, b.dim)
-	c.Kernels.Attention(c.Stream, o, r.stats, q, kv.keys.Narrow(1, 0, end), kv.values.Narrow(1, 0, end),
-		kernels.AttentionOptions{Scale: b.scale, Causal: true})
-	b.finish(c, r, out)
+	b.inputNorm.forward(c, r.normed, r.rstd1, in)
+	b.attention.decode(c, r.attention, kv, at, r.projected, r.normed)
+	b.finish(c, r, &MicroBatch{}, out)
 }
 
 // logits computes the logits [1,V] of the last token of in [T,H].

@@ -29,10 +29,14 @@ var families = map[string]func(*reader, *Config){
 		c.OutputBias = c.QKVBias
 		r.refuseSlidingWindow()
 	},
+	"qwen3_moe":   readQwen3MoE,
+	"deepseek_v2": readDeepSeekV2,
+	"deepseek_v3": readDeepSeekV3,
 }
 
 // architectures names the Transformers class of each model_type.
-var architectures = map[string]string{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+var architectures = map[string]string{"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+	"qwen3_moe": "Qwen3MoeForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM"}
 
 // defaults are what a Transformers class assumes for absent keys; 0 means derived from others.
 type defaults struct {
@@ -82,67 +86,6 @@ func (r *reader) refuseSlidingWindow() {
 			}
 		}
 	}
-}
-
-// rope reads the rotary embedding in Transformers 5's form (rope_parameters) or in the older one (rope_theta and
-// rope_scaling).
-func (r *reader) rope(maxPositions int) RoPE {
-	var p struct {
-		Type                *string  `json:"rope_type"`
-		OldType             *string  `json:"type"`
-		Theta               *float64 `json:"rope_theta"`
-		Factor              *float64 `json:"factor"`
-		LowFreqFactor       *float64 `json:"low_freq_factor"`
-		HighFreqFactor      *float64 `json:"high_freq_factor"`
-		OriginalMax         *int     `json:"original_max_position_embeddings"`
-		PartialRotaryFactor *float64 `json:"partial_rotary_factor"`
-	}
-	key := "rope_parameters"
-	if _, ok := r.lookup(key); !ok {
-		key = "rope_scaling"
-	}
-	r.decode(key, &p, "a table of RoPE parameters")
-	out := RoPE{Type: "default", Theta: r.number("rope_theta", 10000)}
-	for _, name := range []*string{p.OldType, p.Type} {
-		if name != nil {
-			out.Type = *name
-		}
-	}
-	if p.Theta != nil {
-		out.Theta = *p.Theta
-	}
-	if !(out.Theta > 0) {
-		r.problem("rope_theta", fmt.Sprintf("%g is not positive", out.Theta), "use a positive number such as 10000")
-	}
-	if p.PartialRotaryFactor != nil && *p.PartialRotaryFactor != 1 {
-		r.problem(key+".partial_rotary_factor", fmt.Sprintf("%g is not supported", *p.PartialRotaryFactor), "only 1 is: the whole head is rotated")
-	}
-	need := func(name string, v *float64) float64 {
-		if v == nil || !(*v > 0) {
-			r.problem(key+"."+name, fmt.Sprintf("rope_type %q needs a positive number", out.Type), "add it as the model's authors published it")
-			return 1
-		}
-		return *v
-	}
-	switch out.Type {
-	case "default":
-	case "linear":
-		out.Factor = need("factor", p.Factor)
-	case "llama3":
-		out.Factor = need("factor", p.Factor)
-		out.LowFreqFactor = need("low_freq_factor", p.LowFreqFactor)
-		out.HighFreqFactor = need("high_freq_factor", p.HighFreqFactor)
-		out.OriginalMaxPositionEmbeddings = maxPositions
-		if p.OriginalMax != nil {
-			out.OriginalMaxPositionEmbeddings = *p.OriginalMax
-		}
-		if out.HighFreqFactor == out.LowFreqFactor && p.LowFreqFactor != nil && p.HighFreqFactor != nil {
-			r.problem(key+".high_freq_factor", "it equals low_freq_factor", "add both as the model's authors published them")
-		}
-	default:
-		r.problem(key+".rope_type", fmt.Sprintf("%q is not supported", out.Type), `"default", "linear" and "llama3" are`)
-	}
-	return out
 }
 
 // A reader takes typed values out of a config.json and collects what is wrong.

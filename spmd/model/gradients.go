@@ -63,9 +63,12 @@ type Piece struct {
 	From, To  int // elements, in row-major order
 }
 
-// Pieces returns the pieces of all parameters, in their order.
+// Pieces returns the pieces of all parameters that have gradients, in their order.
 func (m *Model) Pieces() (pieces []Piece) {
 	for _, p := range m.Parameters {
+		if p.Untrained {
+			continue
+		}
 		per := p.Len()
 		if m.isExpanded(p) {
 			per = m.tablePiece() * m.Config.HiddenSize

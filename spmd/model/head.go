@@ -27,11 +27,11 @@ type headRecord struct {
 // function of the vocabulary alone.
 const logitsElements = 4 << 20
 
-func newHead(c *Config, table *Parameter, p func(name string, init Init, shape ...int) *Parameter) *head {
-	h := &head{hidden: c.HiddenSize, vocab: c.VocabSize}
-	h.norm = norm{weight: newUse(p("model.norm.weight", Ones, c.HiddenSize)), eps: c.RMSNormEps}
+func newHead(b *builder, table *Parameter) *head {
+	c := b.config
+	h := &head{hidden: c.HiddenSize, vocab: c.VocabSize, norm: b.norm("model.norm", c.HiddenSize, c.RMSNormEps)}
 	if !c.TieWordEmbeddings {
-		table = p("lm_head.weight", Normal, c.VocabSize, c.HiddenSize)
+		table = b.weight("lm_head", c.VocabSize, c.HiddenSize)
 	}
 	h.output.weight = newUse(table)
 	return h

@@ -62,6 +62,15 @@ type Memory struct {
 	Scratch *kernels.Arena
 }
 
+// keep returns where goes what is kept with r and with all that keep more: to Saved, or to Scratch where it is computed
+// again.
+func (m *Memory) keep(r Recompute) *kernels.Arena {
+	if m.Recompute <= r {
+		return m.Saved
+	}
+	return m.Scratch
+}
+
 // A MicroBatch is what one forward and backward pass works on.
 type MicroBatch struct {
 	IDs    kernels.Tensor // [B*T] Int32
@@ -83,6 +92,8 @@ type MicroBatch struct {
 	Gradients kernels.Tensor
 	// Accumulate adds to Gradients instead of overwriting.
 	Accumulate bool
+	// Experts is what the layers with experts share.
+	Experts ExpertBatch
 }
 
 // A Context is where layers run: the operators, the stream, the size of the micro batches, and tables that depend on the
@@ -92,6 +103,8 @@ type Context struct {
 	Stream   device.Stream
 	Size     Size
 	Cos, Sin kernels.Tensor // [T,D], see RoPE.Tables
+	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
+	Balancing *Balancing
 }
 
 // linear is y = x W^T + b: x [rows,in], W [out,in], y [rows,out]. The bias may be nil.
@@ -115,6 +128,11 @@ func (l linear) forward(c *Context, y, x kernels.Tensor) {
 // backwardInput computes dx = dy W.
 func (l linear) backwardInput(c *Context, dx, dy kernels.Tensor) {
 	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), kernels.MatMulOptions{})
+}
+
+// addBackwardInput computes dx += dy W.
+func (l linear) addBackwardInput(c *Context, dx, dy kernels.Tensor) {
+	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), kernels.MatMulOptions{Accumulate: true})
 }
 
 // backwardWeight computes dW = dy^T x and db = the sum of dy over its rows.

@@ -23,6 +23,8 @@ type Parameter struct {
 	Name  string
 	Shape []int
 	Init  Init
+	// Untrained says that no gradient changes it: it has none, and no optimizer state.
+	Untrained bool
 	// Weight is the tensor, once the model is bound to memory.
 	Weight kernels.Tensor
 
@@ -89,11 +91,12 @@ type layout struct {
 	weights, dense int // sizes in elements; dense is that of the gradients without the rows
 }
 
-// place lays out the uses in order, and then the embedding's table. A tied table is that of another use.
+// place lays out the uses in order, then the embedding's table, and then what has no gradients. A tied table is that of
+// another use.
 func (l *layout) place(uses []*Use, table *Use) {
 	tied := false
 	for _, u := range uses {
-		if u == table {
+		if u == table || u.Parameters[0].Untrained {
 			continue
 		}
 		tied = tied || u.Parameters[0] == table.Parameters[0]
@@ -104,6 +107,11 @@ func (l *layout) place(uses []*Use, table *Use) {
 		l.placeUse(table)
 	}
 	table.gradient = l.dense
+	for _, u := range uses {
+		if u.Parameters[0].Untrained {
+			l.placeUse(u)
+		}
+	}
 }
 
 // placeUse gives the parameters of a use the next place.

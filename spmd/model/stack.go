@@ -20,18 +20,15 @@ type Model struct {
 // New builds the stack of a configuration. It allocates no memory for values.
 func New(c *Config) *Model {
 	m := &Model{Config: c}
-	p := func(name string, init Init, shape ...int) *Parameter {
-		q := &Parameter{Name: name, Shape: shape, Init: init}
-		m.Parameters = append(m.Parameters, q)
-		return q
-	}
-	table := p("model.embed_tokens.weight", Normal, c.VocabSize, c.HiddenSize)
+	b := &builder{config: c}
+	table := b.weight("model.embed_tokens", c.VocabSize, c.HiddenSize)
 	input := newEmbedding(table)
 	m.table, m.Layers = input.weight, append(m.Layers, input)
 	for i := range c.NumHiddenLayers {
-		m.Layers = append(m.Layers, newBlock(c, i, p))
+		m.Layers = append(m.Layers, newBlock(b, i))
 	}
-	m.Layers = append(m.Layers, newHead(c, table, p))
+	m.Layers = append(m.Layers, newHead(b, table))
+	m.Parameters = b.parameters
 	for _, l := range m.Layers {
 		m.uses = append(m.uses, l.Uses()...)
 	}
@@ -96,7 +93,7 @@ func (m *Model) Chunk(from, to int) *Chunk {
 		for _, u := range l.Uses() {
 			h, isHead := l.(*head)
 			switch {
-			case u == m.table:
+			case u == m.table, u.Parameters[0].Untrained:
 			case isHead && u == h.output.weight:
 				c.spans.Forward = u.span()
 			case c.spans.Backward.To == 0:

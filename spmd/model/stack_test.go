@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -14,9 +15,15 @@ import (
 // small returns a model of a family, bound to memory and initialised from a seed.
 func small(t *testing.T, family string, dev *cpu.Device, s device.Stream) *model.Model {
 	t.Helper()
-	c, problems := model.ParseConfig(map[string]any{"model_type": family, "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
+	keys := map[string]any{"model_type": family, "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
 		"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 64,
-		"initializer_range": 0.3, "tie_word_embeddings": family != "llama"})
+		"initializer_range": 0.3, "tie_word_embeddings": family != "llama"}
+	if strings.HasPrefix(family, "deepseek") {
+		maps.Copy(keys, map[string]any{"num_key_value_heads": 4, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
+			"q_lora_rank": 10, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 4, "v_head_dim": 6})
+	}
+	maps.Copy(keys, map[string]any{"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 9})
+	c, problems := model.ParseConfig(keys)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}

@@ -73,6 +73,12 @@ func (j *JSONL) Step(r Step) error {
 	j.number("grad_norm", r.GradNorm)
 	j.number("lr", r.LR)
 	j.line = strconv.AppendInt(append(j.line, `,"tokens":`...), r.Tokens, 10)
+	if e := r.Experts; e.MaxLoad > 0 {
+		j.number("aux_loss", e.BalanceLoss)
+		j.number("z_loss", e.ZLoss)
+		j.number("expert_load_max", e.MaxLoad)
+		j.number("expert_load_min", e.MinLoad)
+	}
 	j.number("step_time_ms", float64(r.Time)/1e6)
 	j.number("tokens_per_second", r.TokensPerSecond())
 	return j.write()

@@ -19,8 +19,19 @@ type Step struct {
 	Loss, GradNorm, LR float64
 	// Tokens is how many label tokens the step had, over all ranks.
 	Tokens int64
+	// Experts is what the layers with experts report.
+	Experts Experts
 	// Time is how long the step took, from fetching its batch to the updated weights.
 	Time time.Duration
+}
+
+// Experts is what there is to say about a mixture of experts in one step. The zero value is that of a model without.
+type Experts struct {
+	// BalanceLoss and ZLoss are the auxiliary losses without their weights, averaged over micro batches.
+	BalanceLoss, ZLoss float64
+	// MaxLoad and MinLoad are the assignments of the most and of the least used expert of any layer, by the mean of its
+	// layer: 1 where the load is even. 0 without experts.
+	MaxLoad, MinLoad float64
 }
 
 // TokensPerSecond returns the speed of the step over all ranks, 0 where its time was not measured.

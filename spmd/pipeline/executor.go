@@ -28,6 +28,7 @@ type Executor struct {
 	slots        []int // by action: the slot of its record
 	records      []slot
 	losses       kernels.Tensor // [micro batches] Float64
+	auxiliary    kernels.Tensor // [micro batches, AuxiliaryLosses] Float64, none where there are none
 	microBatches int
 	host         Batch   // staging of one micro batch
 	rows         []int32 // of host.IDs
@@ -57,6 +58,10 @@ type Plan struct {
 	Recompute []model.Recompute
 	// Positions and Documents say whether micro batches have them.
 	Positions, Documents bool
+	// PlaceExperts places what the layers with experts share in a micro batch, AuxiliaryLosses is how many losses of theirs
+	// each has; nil and 0 where there are no experts.
+	PlaceExperts    func(a *kernels.Arena) model.ExpertBatch
+	AuxiliaryLosses int
 }
 
 // assignSlots gives each action the slot of its record, reusing those of finished micro batches, and returns the number of
@@ -89,6 +94,9 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	slots, n := assignSlots(p.Actions)
 	e.slots = slots
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
+	if p.AuxiliaryLosses > 0 {
+		e.auxiliary = mem.Saved.Tensor(device.Float64, p.MicroBatches, p.AuxiliaryLosses)
+	}
 	e.host = newBatch(p)
 	e.rows = make([]int32, p.Size.Tokens())
 	e.records = make([]slot, n)
@@ -127,18 +135,29 @@ func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
 		return a.Tensor(device.Int32, shape...)
 	}
 	tokens, rows, length := p.Size.Tokens(), p.Size.Batch, p.Size.Sequence
-	return model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens), Rows: numbers(true, tokens),
+	b := model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens), Rows: numbers(true, tokens),
 		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, rows, length)}
+	if p.PlaceExperts != nil {
+		b.Experts = p.PlaceExperts(a)
+	}
+	return b
 }
 
 // Losses returns the tensor that Run leaves the micro batches' losses in: [micro batches] Float64, each a sum over tokens.
 func (e *Executor) Losses() kernels.Tensor { return e.losses }
+
+// AuxiliaryLosses returns the tensor that Run leaves those of the experts in: [micro batches, Plan.AuxiliaryLosses] Float64, to
+// be added up; none where there are none.
+func (e *Executor) AuxiliaryLosses() kernels.Tensor { return e.auxiliary }
 
 // Run enqueues the actions of one step. lossScale is one over the label tokens of the whole step, touched holds all its ids.
 // Its error is the loader's; those of the device come out of the stream.
 func (e *Executor) Run(load Loader, lossScale float64, touched *model.Touched) error {
 	for _, stage := range e.stages {
 		stage.spans = stage.Chunk.Gradients(touched.Len())
+	}
+	if !e.auxiliary.IsZero() {
+		e.context.Kernels.Zero(e.context.Stream, e.auxiliary)
 	}
 	for i, a := range e.actions {
 		s, stage := &e.records[e.slots[i]], e.stages[a.Chunk]
@@ -176,6 +195,9 @@ func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale
 	e.write(b.Rows, e.rows)
 	b.Touched = touched.Len()
 	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), lossScale
+	if n := e.auxiliary.Last(); !e.auxiliary.IsZero() {
+		b.Experts.Losses = e.auxiliary.Narrow(0, a.MicroBatch, a.MicroBatch+1).Reshape(2, n/2)
+	}
 	b.Gradients, b.Accumulate = stage.Buffers[lane.Buffer], lane.Accumulate
 	return nil
 }

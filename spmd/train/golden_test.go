@@ -51,6 +51,7 @@ type curve struct {
 		Loss     float64 `json:"loss"`
 		GradNorm float64 `json:"grad_norm"`
 		LR       float64 `json:"lr"`
+		AuxLoss  float64 `json:"aux_loss"`
 	} `json:"steps"`
 }
 
@@ -107,7 +108,7 @@ func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kerne
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32,
+	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64,
 		Sink: sink, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -133,23 +134,26 @@ func checkCurve(t *testing.T, name string, got []monitor.Step) {
 	if len(got) != len(want.Steps) {
 		t.Fatalf("%d steps, want %d", len(got), len(want.Steps))
 	}
-	worst := [3]float64{}
+	worst := [4]float64{}
 	for i, w := range want.Steps {
-		for k, v := range [3][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR}} {
+		for k, v := range [4][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR}, {got[i].Experts.BalanceLoss, w.AuxLoss}} {
 			d := math.Abs(v[0]-v[1]) / max(math.Abs(v[1]), 1e-12)
 			if v[1] == 0 {
 				d = math.Abs(v[0])
 			}
 			worst[k] = max(worst[k], d)
-			if limit := [3]float64{2e-5, 2e-4, 1e-15}[k]; !(d <= limit) {
-				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, [3]string{"loss", "grad_norm", "lr"}[k], v[0], v[1], d)
+			if limit := [4]float64{2e-5, 2e-4, 1e-15, 2e-5}[k]; !(d <= limit) {
+				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, [4]string{"loss", "grad_norm", "lr", "aux_loss"}[k], v[0], v[1], d)
 			}
 		}
 	}
-	t.Logf("worst relative differences: loss %.1e, grad_norm %.1e, lr %.1e", worst[0], worst[1], worst[2])
+	t.Logf("worst relative differences: loss %.1e, grad_norm %.1e, lr %.1e, aux_loss %.1e", worst[0], worst[1], worst[2], worst[3])
 }
 
-var families = []string{"llama", "qwen2", "qwen3"}
+var families = []string{"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_plain"}
+
+// familyOverrides complete the configuration of some golden runs.
+var familyOverrides = map[string][]string{"qwen3_moe": {"moe.aux_loss_weight=0.02"}}
 
 func TestGolden(t *testing.T) {
 	for _, family := range families {
@@ -160,7 +164,7 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer dev.Close()
-				c, load := loadConfig(t, goldenText(t, family, "corpus"), 1)
+				c, load := loadConfig(t, goldenText(t, family, "corpus"), 1, familyOverrides[family]...)
 				sink := runAlone(t, c, load, dev, dev.NewInlineStream("compute"))
 				checkCurve(t, family, sink.steps)
 			})

@@ -107,9 +107,10 @@ type placed struct {
 	optimizer *optim.AdamW
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
 	gradients *model.Gradients // the first buffer's
-	report    kernels.Tensor   // [data ranks, micro batches per rank + 1] Float64
+	report    kernels.Tensor   // [data ranks, reportWidth] Float64
 	cos, sin  kernels.Tensor   // [T,D]
 	executor  *pipeline.Executor
+	load      kernels.Tensor // [layers with experts, E] Float64, none where there are none
 }
 
 // place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
@@ -119,7 +120,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	p.weights = a.fixed.Tensor(device.Float32, l.Model.WeightElements())
 	p.optimizer = optim.NewAdamW(l.Model, p.weights, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
 		WeightDecay: c.Optimizer.WeightDecay, ClipGradNorm: c.Train.ClipGradNorm}, a.fixed)
-	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.MyMicroBatches+1)
+	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.reportWidth())
 	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
 	p.buffers = []kernels.Tensor{sum}
 	for range l.buffers - 1 {
@@ -133,11 +134,20 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	chunk := l.Model.Chunk(0, len(l.Model.Layers))
 	stages := map[int]*pipeline.Stage{0: {Chunk: chunk, Lanes: l.lanes, Buffers: p.buffers}}
 	context := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
+	if c.Architecture.Experts != nil {
+		p.load = l.Model.PlaceLoad(a.fixed)
+		context.Balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
+			MicroBatches: l.MicroBatches, Load: p.load}
+	}
 	var err error
 	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
 		Actions: l.actions, MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
+		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
+			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
+		},
+		AuxiliaryLosses: l.Model.AuxiliaryLosses(),
 	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
 }

@@ -58,7 +58,7 @@ func runRanks(t *testing.T, text string, ranks, threads int, overrides ...string
 			return err
 		}
 		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
-			SumFloat32: cpu.SumFloat32, Sink: sink, Log: quiet})
+			SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Sink: sink, Log: quiet})
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,8 @@ func TestLayoutsGiveTheSameBits(t *testing.T) {
 		family       string
 		microBatches int
 		overrides    []string
-	}{{"llama", 16, nil}, {"qwen2", 8, nil}, {"qwen3", 24, nil},
+	}{{"llama", 16, nil}, {"qwen2", 8, nil}, {"qwen3", 24, nil}, {"qwen3_moe", 8, nil},
+		{"deepseek_v3", 8, []string{"moe.bias_update_rate=0.01", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.01"}},
 		{"qwen3", 16, append([]string{"data.paths=testdata/golden/documents"}, documentMasks...)}} {
 		dir := t.TempDir()
 		out := func(ranks, threads int) string { return filepath.Join(dir, fmt.Sprintf("%d-%d", ranks, threads)) }
@@ -225,7 +226,7 @@ func TestResumeRefusesOtherNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = train.New(layout, train.Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
-		SumFloat32: cpu.SumFloat32, Log: slog.New(slog.DiscardHandler)})
+		SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
 	var wrong *train.ConfigurationError
 	if !errors.As(err, &wrong) {
 		t.Fatalf("got %v, want a configuration error", err)

@@ -16,7 +16,8 @@ func TestRecomputeGivesTheSameBits(t *testing.T) {
 		family    string
 		overrides []string
 	}{
-		{"llama", nil}, {"qwen2", nil},
+		{"llama", nil}, {"qwen2", nil}, {"qwen3_moe", nil}, {"deepseek_v2", []string{"moe.aux_loss=sequence", "moe.aux_loss_weight=0.01"}},
+		{"deepseek_v3", []string{"moe.bias_update_rate=0.01", "moe.z_loss_weight=0.001"}},
 		{"qwen3", append([]string{"data.paths=testdata/golden/documents"}, documentMasks...)},
 	} {
 		dir := t.TempDir()

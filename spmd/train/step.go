@@ -27,6 +27,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	if err := t.touch(i); err != nil {
 		return row, false, err
 	}
+	t.clearLoad()
 	if err := t.placed.executor.Run(t.load(i), mean(1, labels), gradients.Touched); err != nil {
 		return row, false, err
 	}
@@ -34,15 +35,21 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	// Reduce: the data ranks add their gradients in the aligned tree and exchange their losses.
 	reduced := t.data.AllReduce(gradients.Used().Region(), t.sum, s.Record())
 	s.Wait(t.shareReport(stop))
+	s.Wait(t.shareLoad())
 	s.Wait(reduced)
 	gradients.Merge(k, s)
 
 	// Clip and update: the factor and the all-finite flag stay on the device.
 	t.placed.optimizer.Clip(k, s, gradients)
 	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
+	t.balanceExperts()
 
 	// Log: the only reads of the step.
 	sum, stopped, err := t.readReport()
+	if err != nil {
+		return row, false, err
+	}
+	experts, err := t.readExperts()
 	if err != nil {
 		return row, false, err
 	}
@@ -56,7 +63,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 			"lower optimizer.lr, lengthen lr_schedule.warmup_steps, or look at this step's data", i+1, loss, norm, i)
 	}
 	return monitor.Step{Step: i + 1, Steps: t.Config.Train.Steps, Loss: loss, GradNorm: norm, LR: lr,
-		Tokens: labels, Time: time.Since(started)}, stopped, nil
+		Tokens: labels, Experts: experts, Time: time.Since(started)}, stopped, nil
 }
 
 // hostMemory is what the step needs on the host, kept so that a step allocates nothing.
@@ -66,6 +73,7 @@ type hostMemory struct {
 	add    func(ids []int32) error
 	flag   [1]float64 // 1 where this rank was told to stop
 	report []float64  // of all ranks
+	load   []float64  // of all ranks together
 	clip   [3]float64
 }
 
@@ -95,17 +103,26 @@ func (t *Trainer) load(i int) pipeline.Loader {
 	return t.host.fill
 }
 
+// reportWidth is the length of a rank's report: the losses of its micro batches, whether it was told to stop, and the
+// auxiliary losses of its micro batches.
+func (l *Layout) reportWidth() int {
+	return l.MyMicroBatches + 1 + l.MyMicroBatches*l.Model.AuxiliaryLosses()
+}
+
 // shareReport exchanges the losses of the ranks' micro batches, and whether a rank was told to stop.
 func (t *Trainer) shareReport(stop bool) device.Event {
-	me, n := t.Mesh.Coordinate(mesh.Data), t.MyMicroBatches
-	mine := t.placed.report.Narrow(0, me, me+1).Reshape(n + 1)
+	me, n, width := t.Mesh.Coordinate(mesh.Data), t.MyMicroBatches, t.reportWidth()
+	mine := t.placed.report.Narrow(0, me, me+1).Reshape(width)
 	t.Device.Copy(t.Stream, mine.Narrow(0, 0, n), t.placed.executor.Losses())
 	t.host.flag[0] = 0
 	if stop {
 		t.host.flag[0] = 1
 	}
 	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(t.host.flag[:]))
-	return t.data.AllGather(t.placed.report.Region(), nil, t.Stream.Record())
+	if auxiliary := t.placed.executor.AuxiliaryLosses(); !auxiliary.IsZero() {
+		t.Device.Copy(t.Stream, mine.Narrow(0, n+1, width), auxiliary.Reshape(width-n-1))
+	}
+	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
 }
 
 // readReport returns the sum of the label tokens' losses: those of all micro batches, added in their order in float64. stop
@@ -118,12 +135,12 @@ func (t *Trainer) readReport() (sum float64, stop bool, err error) {
 	if err := t.Device.Read(t.Stream, device.BytesOf(values), t.placed.report.Region()); err != nil {
 		return 0, false, err
 	}
-	width := t.MyMicroBatches + 1
+	n, width := t.MyMicroBatches, t.reportWidth()
 	for at := 0; at < len(values); at += width {
-		for _, v := range values[at : at+width-1] {
+		for _, v := range values[at : at+n] {
 			sum += v
 		}
-		stop = stop || values[at+width-1] != 0
+		stop = stop || values[at+n] != 0
 	}
 	return sum, stop, nil
 }

@@ -25,8 +25,8 @@ type Options struct {
 	// Stream runs the rank's computation.
 	Stream device.Stream
 	World  *collective.World
-	// SumFloat32 folds float32 gradients, see collective.Reduction.
-	SumFloat32 func(dst, src [][]byte)
+	// SumFloat32 folds float32 gradients, SumFloat64 the experts' load, see collective.Reduction.
+	SumFloat32, SumFloat64 func(dst, src [][]byte)
 	// Sink receives the record of each step, on rank 0.
 	Sink monitor.Sink
 	Log  *slog.Logger
@@ -37,7 +37,8 @@ type Trainer struct {
 	*Layout
 	Options
 	schedule *optim.Schedule
-	sum      collective.Reduction
+	sum      collective.Reduction // of gradients
+	loadSum  collective.Reduction // of the experts' load
 	data     collective.Group
 	storage  []*device.Storage
 	placed   *placed
@@ -56,7 +57,8 @@ type Trainer struct {
 // New opens the data and the checkpoints, lays the run out in memory and fills it: from the newest sound checkpoint, from
 // the model's weights, or at random. Close releases everything.
 func New(l *Layout, o Options) (t *Trainer, err error) {
-	t = &Trainer{Layout: l, Options: o, sum: collective.Reduction{DType: device.Float32, Fold: o.SumFloat32}}
+	t = &Trainer{Layout: l, Options: o, sum: collective.Reduction{DType: device.Float32, Fold: o.SumFloat32},
+		loadSum: collective.Reduction{DType: device.Float64, Fold: o.SumFloat64}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())

@@ -1,0 +1,146 @@
+package model
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// A BalanceLoss is an auxiliary loss that evens out the load of experts. With E experts, K of them for each token, f_e the
+// assignments to expert e per token and P_e the mean score of e, both over the same tokens, it is E * sum_e f_e*P_e, and no
+// gradient goes through f.
+type BalanceLoss uint8
+
+const (
+	NoBalanceLoss BalanceLoss = iota
+	// BalanceMicroBatch counts over a micro batch and all layers together, as Transformers does.
+	BalanceMicroBatch
+	// BalanceSequence counts over each sample and each layer apart, and divides f by K: DeepSeek-AI, "DeepSeek-V3 Technical
+	// Report", 2024, section 2.1.2. The scores of a token are divided by their sum. Layers add up, samples are averaged.
+	BalanceSequence
+)
+
+// Balancing is how a training step evens out the load of experts, and where it leaves what it counts.
+type Balancing struct {
+	Loss BalanceLoss
+	// LossWeight and ZLossWeight multiply the balancing loss and the router's z-loss, the mean over tokens of the square of
+	// logsumexp(logits), added up over layers.
+	LossWeight, ZLossWeight float64
+	// MicroBatches is M, the micro batches of the step on all ranks, over which losses are averaged.
+	MicroBatches int
+	// Load counts the step's assignments on this rank: [layers with experts, E] Float64.
+	Load kernels.Tensor
+}
+
+// PlaceLoad places Balancing.Load for the model in a; none where it has no experts.
+func (m *Model) PlaceLoad(a *kernels.Arena) kernels.Tensor {
+	if m.Config.Experts == nil {
+		return kernels.Tensor{}
+	}
+	return a.Tensor(device.Float64, m.Config.sparseLayers(), m.Config.Experts.Count)
+}
+
+// sparseLayers returns the number of layers with experts.
+func (c *Config) sparseLayers() int {
+	n := 0
+	for layer := range c.NumHiddenLayers {
+		if c.Sparse(layer) {
+			n++
+		}
+	}
+	return n
+}
+
+// An ExpertBatch is what the mixtures of a model share in one micro batch.
+type ExpertBatch struct {
+	counts, mass kernels.Tensor // [1,E] Float64 over the layers so far, with BalanceMicroBatch
+	gradient     kernels.Tensor // [1,E] of the scores' shares
+	// Losses receives the auxiliary losses: [2, layers with experts] Float64, the balancing losses and then the z-losses, to
+	// be added up.
+	Losses kernels.Tensor
+}
+
+// PlaceExpertBatch places an ExpertBatch in a, but for its Losses.
+func (m *Model) PlaceExpertBatch(loss BalanceLoss, a *kernels.Arena) ExpertBatch {
+	if m.Config.Experts == nil || loss != BalanceMicroBatch {
+		return ExpertBatch{}
+	}
+	e := m.Config.Experts.Count
+	return ExpertBatch{counts: a.Tensor(device.Float64, 1, e), mass: a.Tensor(device.Float64, 1, e), gradient: a.Tensor(device.Float32, 1, e)}
+}
+
+// AuxiliaryLosses returns the number of elements of ExpertBatch.Losses.
+func (m *Model) AuxiliaryLosses() int { return 2 * m.Config.sparseLayers() }
+
+// balanceRecord is what a mixture keeps for BalanceSequence.
+type balanceRecord struct {
+	counts, mass kernels.Tensor // [B,E] Float64, within one call
+	gradient     kernels.Tensor // [B,E]
+}
+
+func (m *mixture) newBalanceRecord(size Size, mem *Memory) balanceRecord {
+	return balanceRecord{
+		counts:   mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
+		mass:     mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
+		gradient: mem.Saved.Tensor(device.Float32, size.Batch, m.Count),
+	}
+}
+
+// count counts a micro batch's assignments, and computes the gradient of a balancing loss. A pass for its loss alone counts
+// nothing.
+func (m *mixture) count(c *Context, r *mixtureRecord, mb *MicroBatch) {
+	b := c.Balancing
+	if b == nil || mb.Gradients.IsZero() {
+		return
+	}
+	k, s := c.Kernels, c.Stream
+	k.CountAssignments(s, b.Load.Narrow(0, m.index, m.index+1), r.experts, true)
+	weight, tokens := b.LossWeight/float64(b.MicroBatches), float64(c.Size.Tokens())
+	switch b.Loss {
+	case BalanceMicroBatch:
+		e := &mb.Experts
+		k.CountAssignments(s, e.counts, r.experts, m.index > 0)
+		k.SumScores(s, e.mass, r.scores, m.index > 0)
+		if n := float64(m.layers) * tokens; m.index == m.layers-1 {
+			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.gradient, e.counts, e.mass, float64(m.Count)/(n*n), weight)
+		}
+	case BalanceSequence:
+		n := float64(c.Size.Sequence)
+		k.CountAssignments(s, r.balance.counts, r.experts, false)
+		k.SumScores(s, r.balance.mass, r.scores, false)
+		k.BalanceLoss(s, m.lossOf(mb, 0, m.index), r.balance.gradient, r.balance.counts, r.balance.mass,
+			float64(m.Count)/(float64(m.Route.TopK)*n*n*float64(c.Size.Batch)), weight)
+	}
+}
+
+// lossOf returns the place [1] of an auxiliary loss: of kind 0, a balancing loss, or 1, a z-loss.
+func (m *mixture) lossOf(mb *MicroBatch, kind, layer int) kernels.Tensor {
+	return mb.Experts.Losses.Narrow(0, kind, kind+1).Narrow(1, layer, layer+1).Reshape(1)
+}
+
+// routeGradient computes r.dLogits from r.dWeights and the auxiliary losses.
+func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
+	var gradient kernels.Tensor
+	b := c.Balancing
+	if b != nil {
+		gradient = [...]kernels.Tensor{BalanceMicroBatch: mb.Experts.gradient, BalanceSequence: r.balance.gradient}[b.Loss]
+	}
+	c.Kernels.RouteBackward(c.Stream, r.dLogits, r.dWeights, r.experts, r.scores, gradient, m.Route)
+	if b != nil && b.ZLossWeight > 0 {
+		c.Kernels.RouterZLoss(c.Stream, m.lossOf(mb, 1, m.index), r.dLogits, r.logits,
+			b.ZLossWeight/float64(b.MicroBatches*c.Size.Tokens()))
+	}
+}
+
+// UpdateBiases moves the biases of the routers that have one by rate, against the step's load [layers with experts, E]
+// Float64 on all ranks. clip is the optimizer's.
+func (m *Model) UpdateBiases(k kernels.Operators, s device.Stream, load, clip kernels.Tensor, rate float64) {
+	for _, l := range m.Layers {
+		b, ok := l.(*block)
+		if !ok {
+			continue
+		}
+		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil {
+			k.UpdateRouteBias(s, x.bias.Weight(), load.Narrow(0, x.index, x.index+1).Reshape(x.Count), clip, rate)
+		}
+	}
+}

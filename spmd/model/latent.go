@@ -1,0 +1,246 @@
+package model
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
+
+// latentEps is the eps of the norms of latent vectors, whatever rms_norm_eps says: Transformers leaves it at its default.
+const latentEps = 1e-6
+
+// latentAttention is multi-head latent attention, see Latent. P, R and V are its PlainDim, RotaryDim and ValueDim, C the width
+// of the latent vector of keys and values, Q that of queries.
+//
+//	q           = [x | RMSNorm(x Wqa)] Wq           N heads of P + R, the latter rotated
+//	latent, k^R = x Wkva                            C and R wide; k^R is rotated and all heads' own
+//	k^P, v      = RMSNorm(latent) Wkvb              N heads of P + V
+type latentAttention struct {
+	Latent
+	heads int
+	scale float64
+	rope  kernels.RoPEOptions
+
+	queryDown linear // [Q,H], with a latent vector of queries
+	queryNorm norm   // [Q]
+	query     linear // [N*(P+R), Q or H]
+	down      linear // [C+R,H]
+	downNorm  norm   // [C]
+	up        linear // [N*(P+V),C]
+	output    linear // [H,N*V]
+}
+
+// latentRecord is what latentAttention keeps of a micro batch.
+type latentRecord struct {
+	full bool // nothing is kept
+
+	// Kept but for RecomputeFull.
+	attended, stats kernels.Tensor // [B*T,N*V]; see AttentionSizes
+	// Kept with KeepAll alone.
+	queryDown, queryRstd kernels.Tensor // [B*T,Q], [B*T]
+	query                kernels.Tensor // [B*T,N*(P+R)] rotated
+	down, downRstd       kernels.Tensor // [B*T,C+R] the last R rotated, [B*T]
+	up                   kernels.Tensor // [B*T,N*(P+V)]
+	keys                 kernels.Tensor // [B*T,N*(P+R)]
+
+	// For the gradients of weights.
+	dQueryNormed, dQueryDown, dQuery, dDownNormed, dDown, dUp kernels.Tensor
+
+	// Within one call.
+	queryNormed, downNormed     kernels.Tensor // [B*T,Q], [B*T,C]
+	dAttended, dKeys, workspace kernels.Tensor
+}
+
+func newLatentAttention(b *builder, name string) *latentAttention {
+	c, l := b.config, b.config.Latent
+	n, h := c.NumAttentionHeads, c.HiddenSize
+	a := &latentAttention{Latent: *l, heads: n, scale: c.AttentionScale(), rope: c.RoPE.options()}
+	if l.QueryRank > 0 {
+		a.queryDown = b.linear(name+".q_a_proj", l.QueryRank, h, c.QKVBias)
+		a.queryNorm = b.norm(name+".q_a_layernorm", l.QueryRank, latentEps)
+		a.query = b.linear(name+".q_b_proj", n*(l.PlainDim+l.RotaryDim), l.QueryRank, false)
+	} else {
+		a.query = b.linear(name+".q_proj", n*(l.PlainDim+l.RotaryDim), h, false)
+	}
+	a.down = b.linear(name+".kv_a_proj_with_mqa", l.KeyValueRank+l.RotaryDim, h, c.QKVBias)
+	a.downNorm = b.norm(name+".kv_a_layernorm", l.KeyValueRank, latentEps)
+	a.up = b.linear(name+".kv_b_proj", n*(l.PlainDim+l.ValueDim), l.KeyValueRank, false)
+	a.output = b.linear(name+".o_proj", h, n*l.ValueDim, c.OutputBias)
+	return a
+}
+
+func (a *latentAttention) uses() []*Use {
+	var uses []*Use
+	if a.QueryRank > 0 {
+		uses = append(a.queryDown.uses(), a.queryNorm.weight)
+	}
+	uses = append(append(uses, a.query.uses()...), a.down.uses()...)
+	uses = append(append(uses, a.downNorm.weight), a.up.uses()...)
+	return append(uses, a.output.uses()...)
+}
+
+func (a *latentAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
+	t, key := size.Tokens(), a.heads*(a.PlainDim+a.RotaryDim)
+	r := &latentRecord{full: m.Recompute == RecomputeFull}
+	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	projections, attended := m.keep(KeepAll), m.keep(RecomputeSelective)
+	if a.QueryRank > 0 {
+		r.queryDown, r.queryRstd, r.queryNormed = at(projections, t, a.QueryRank), at(projections, t), at(m.Scratch, t, a.QueryRank)
+		r.dQueryDown, r.dQueryNormed = at(m.Delayed, t, a.QueryRank), at(m.Delayed, t, a.QueryRank)
+	}
+	r.query, r.dQuery = at(projections, t, key), at(m.Delayed, t, key)
+	r.down, r.downRstd, r.downNormed = at(projections, t, a.KeyValueRank+a.RotaryDim), at(projections, t), at(m.Scratch, t, a.KeyValueRank)
+	r.dDown, r.dDownNormed = at(m.Delayed, t, a.KeyValueRank+a.RotaryDim), at(m.Delayed, t, a.KeyValueRank)
+	r.up, r.dUp = at(projections, t, a.heads*(a.PlainDim+a.ValueDim)), at(m.Delayed, t, a.heads*(a.PlainDim+a.ValueDim))
+	r.keys, r.dKeys = at(projections, t, key), at(m.Scratch, t, key)
+	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
+	r.attended, r.stats = at(attended, t, a.heads*a.ValueDim), at(attended, statistics...)
+	r.dAttended = at(m.Scratch, t, a.heads*a.ValueDim)
+	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
+	return r
+}
+
+// inputs returns q and k [B,T,N,P+R] and v [B,T,N,V] as attention sees them.
+func (a *latentAttention) inputs(r *latentRecord, size Size) (q, k, v kernels.Tensor) {
+	_, v = a.halves(r.up, size)
+	return a.keyHeads(r.query, size), a.keyHeads(r.keys, size), v
+}
+
+// keyHeads views x [B*T,N*(P+R)] as heads.
+func (a *latentAttention) keyHeads(x kernels.Tensor, size Size) kernels.Tensor {
+	return heads4(x, size, 0, a.heads, a.PlainDim+a.RotaryDim)
+}
+
+// rotary and plain view heads [B,T,N,P+R] as their parts that are and are not rotated.
+func (a *latentAttention) rotary(x kernels.Tensor) kernels.Tensor {
+	return x.Narrow(3, a.PlainDim, a.PlainDim+a.RotaryDim)
+}
+
+func (a *latentAttention) plain(x kernels.Tensor) kernels.Tensor { return x.Narrow(3, 0, a.PlainDim) }
+
+// halves views x [B*T,N*(P+V)] as keys and values.
+func (a *latentAttention) halves(x kernels.Tensor, size Size) (k, v kernels.Tensor) {
+	both := heads4(x, size, 0, a.heads, a.PlainDim+a.ValueDim)
+	return both.Narrow(3, 0, a.PlainDim), both.Narrow(3, a.PlainDim, a.PlainDim+a.ValueDim)
+}
+
+// latent and shared view x [B*T,C+R] as the latent vector [B*T,C] and the one key of all heads [B,T,1,R].
+func (a *latentAttention) latent(x kernels.Tensor) kernels.Tensor {
+	return x.Narrow(1, 0, a.KeyValueRank)
+}
+
+func (a *latentAttention) shared(x kernels.Tensor, size Size) kernels.Tensor {
+	return heads4(x, size, a.KeyValueRank, 1, a.RotaryDim)
+}
+
+func (a *latentAttention) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
+	r := record.(*latentRecord)
+	a.attend(c, r, mb, x)
+	a.project(c, r, y)
+}
+
+func (a *latentAttention) recompute(c *Context, record Record, mb *MicroBatch, x kernels.Tensor) {
+	if r := record.(*latentRecord); r.full {
+		a.attend(c, r, mb, x)
+	} else {
+		a.computeInputs(c, r, mb.Positions, x)
+	}
+}
+
+// attend computes r.attended from x.
+func (a *latentAttention) attend(c *Context, r *latentRecord, mb *MicroBatch, x kernels.Tensor) {
+	q, k, v := a.computeInputs(c, r, mb.Positions, x)
+	o := heads4(r.attended, c.Size, 0, a.heads, a.ValueDim)
+	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, attentionOptions(a.scale, mb))
+}
+
+// computeInputs computes attention's inputs from x.
+func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, x kernels.Tensor) (q, k, v kernels.Tensor) {
+	from := x
+	if a.QueryRank > 0 {
+		a.queryDown.forward(c, r.queryDown, x)
+		a.queryNorm.forward(c, r.queryNormed, r.queryRstd, r.queryDown)
+		from = r.queryNormed
+	}
+	a.query.forward(c, r.query, from)
+	a.down.forward(c, r.down, x)
+	a.downNorm.forward(c, r.downNormed, r.downRstd, a.latent(r.down))
+	a.up.forward(c, r.up, r.downNormed)
+
+	q, k, v = a.inputs(r, c.Size)
+	rotaryQuery, shared, plain := a.rotary(q), a.shared(r.down, c.Size), kernels.Tensor{}
+	c.Kernels.RoPE(c.Stream, rotaryQuery, rotaryQuery, c.Cos, c.Sin, positions, a.rope)
+	c.Kernels.RoPE(c.Stream, shared, shared, c.Cos, c.Sin, positions, a.rope)
+	plain, _ = a.halves(r.up, c.Size)
+	c.Kernels.Copy(c.Stream, a.plain(k), plain)
+	c.Kernels.Copy(c.Stream, a.rotary(k), shared.Expand(2, a.heads))
+	return q, k, v
+}
+
+func (a *latentAttention) project(c *Context, record Record, y kernels.Tensor) {
+	a.output.forward(c, y, record.(*latentRecord).attended)
+}
+
+func (a *latentAttention) backwardInput(c *Context, record Record, mb *MicroBatch, dx, dy kernels.Tensor) {
+	r := record.(*latentRecord)
+	a.output.backwardInput(c, r.dAttended, dy)
+	a.backwardAttention(c, r, mb)
+
+	a.up.backwardInput(c, r.dDownNormed, r.dUp)
+	a.downNorm.backwardInput(c, a.latent(r.dDown), r.dDownNormed, a.latent(r.down), r.downRstd, kernels.Tensor{})
+	a.down.backwardInput(c, dx, r.dDown)
+	if a.QueryRank == 0 {
+		a.query.addBackwardInput(c, dx, r.dQuery)
+		return
+	}
+	a.query.backwardInput(c, r.dQueryNormed, r.dQuery)
+	a.queryNorm.backwardInput(c, r.dQueryDown, r.dQueryNormed, r.queryDown, r.queryRstd, kernels.Tensor{})
+	a.queryDown.addBackwardInput(c, dx, r.dQueryDown)
+}
+
+// backwardAttention computes r.dQuery, r.dUp and the shared key's part of r.dDown from r.dAttended.
+func (a *latentAttention) backwardAttention(c *Context, r *latentRecord, mb *MicroBatch) {
+	q, k, v := a.inputs(r, c.Size)
+	dq, dk := a.keyHeads(r.dQuery, c.Size), a.keyHeads(r.dKeys, c.Size)
+	dPlain, dv := a.halves(r.dUp, c.Size)
+	o, do := heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), heads4(r.dAttended, c.Size, 0, a.heads, a.ValueDim)
+	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, attentionOptions(a.scale, mb))
+
+	inverse := a.rope
+	inverse.Inverse = true
+	rotaryQuery, shared := a.rotary(dq), a.shared(r.dDown, c.Size)
+	c.Kernels.RoPE(c.Stream, rotaryQuery, rotaryQuery, c.Cos, c.Sin, mb.Positions, inverse)
+	c.Kernels.SumHeads(c.Stream, shared, a.rotary(dk))
+	c.Kernels.RoPE(c.Stream, shared, shared, c.Cos, c.Sin, mb.Positions, inverse)
+	c.Kernels.Copy(c.Stream, dPlain, a.plain(dk))
+}
+
+func (a *latentAttention) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, x kernels.Tensor) {
+	r := record.(*latentRecord)
+	a.output.backwardWeight(c, mb, dy, r.attended)
+	a.downNorm.forward(c, r.downNormed, r.downRstd, a.latent(r.down))
+	a.up.backwardWeight(c, mb, r.dUp, r.downNormed)
+	a.downNorm.backwardWeight(c, mb, r.dDownNormed, a.latent(r.down), r.downRstd)
+	a.down.backwardWeight(c, mb, r.dDown, x)
+	if a.QueryRank == 0 {
+		a.query.backwardWeight(c, mb, r.dQuery, x)
+		return
+	}
+	a.queryNorm.forward(c, r.queryNormed, r.queryRstd, r.queryDown)
+	a.query.backwardWeight(c, mb, r.dQuery, r.queryNormed)
+	a.queryNorm.backwardWeight(c, mb, r.dQueryNormed, r.queryDown, r.queryRstd)
+	a.queryDown.backwardWeight(c, mb, r.dQueryDown, x)
+}
+
+func (a *latentAttention) newCache(arena *kernels.Arena, positions int) cache {
+	return cache{
+		keys:   arena.Tensor(device.Float32, 1, positions, a.heads, a.PlainDim+a.RotaryDim),
+		values: arena.Tensor(device.Float32, 1, positions, a.heads, a.ValueDim),
+	}
+}
+
+func (a *latentAttention) decode(c *Context, record Record, kv cache, at int, y, x kernels.Tensor) {
+	r := record.(*latentRecord)
+	q, k, v := a.computeInputs(c, r, kernels.Tensor{}, x)
+	kv.attend(c, heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), r.stats, q, k, v, at, a.scale)
+	a.project(c, r, y)
+}

@@ -1,0 +1,85 @@
+package train
+
+import (
+	"math"
+
+	"lockstep/kernels/device"
+	"lockstep/spmd/model"
+	"lockstep/spmd/monitor"
+)
+
+// balanceLosses are the values of moe.aux_loss.
+var balanceLosses = map[string]model.BalanceLoss{"none": model.NoBalanceLoss, "hf": model.BalanceMicroBatch, "sequence": model.BalanceSequence}
+
+// clearLoad starts the count of a step's assignments to experts.
+func (t *Trainer) clearLoad() {
+	if load := t.placed.load; !load.IsZero() {
+		t.Device.Zero(t.Stream, load)
+	}
+}
+
+// shareLoad adds the ranks' counts. They are whole numbers, so that the order of the sum does not matter.
+func (t *Trainer) shareLoad() device.Event {
+	if t.placed.load.IsZero() {
+		return device.Event{}
+	}
+	return t.data.AllReduce(t.placed.load.Region(), t.loadSum, t.Stream.Record())
+}
+
+// balanceExperts moves the routers' biases against the step's load.
+func (t *Trainer) balanceExperts() {
+	if rate := t.Config.MoE.BiasUpdateRate; rate > 0 && !t.placed.load.IsZero() {
+		t.Model.UpdateBiases(t.Device, t.Stream, t.placed.load, t.placed.optimizer.Norm(), rate)
+	}
+}
+
+// readExperts reads what a step says about its experts. The report has been read.
+func (t *Trainer) readExperts() (e monitor.Experts, err error) {
+	load := t.placed.load
+	if load.IsZero() {
+		return e, nil
+	}
+	n, width := t.MyMicroBatches, t.reportWidth()
+	for at := 0; at < len(t.host.report); at += width {
+		t.addAuxiliary(&e, t.host.report[at+n+1:at+width])
+	}
+	if t.host.load == nil {
+		t.host.load = make([]float64, load.Len())
+	}
+	if err := t.Device.Read(t.Stream, device.BytesOf(t.host.load), load.Region()); err != nil {
+		return e, err
+	}
+	e.MaxLoad, e.MinLoad = spread(t.host.load, load.Last())
+	return e, nil
+}
+
+// addAuxiliary adds the auxiliary losses of a rank's micro batches, averaged over all of the step's. A z-loss comes as a sum
+// over the tokens of its micro batch.
+func (t *Trainer) addAuxiliary(e *monitor.Experts, losses []float64) {
+	layers, perToken := t.Model.AuxiliaryLosses()/2, float64(t.Size.Tokens())
+	for i, v := range losses {
+		v /= float64(t.MicroBatches)
+		if i/layers%2 == 0 {
+			e.BalanceLoss += v
+		} else {
+			e.ZLoss += v / perToken
+		}
+	}
+}
+
+// spread returns the largest and the smallest load of an expert, by the mean of its layer. loads has the given number of experts
+// for each layer.
+func spread(loads []float64, experts int) (most, least float64) {
+	least = math.Inf(1)
+	for at := 0; at < len(loads); at += experts {
+		layer, sum := loads[at:at+experts], 0.0
+		for _, n := range layer {
+			sum += n
+		}
+		for _, n := range layer {
+			share := n * float64(experts) / sum
+			most, least = max(most, share), min(least, share)
+		}
+	}
+	return most, least
+}
