@@ -16,11 +16,11 @@ import (
 func TestPreprocess(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
-	var lines strings.Builder
-	for i := 0; lines.Len() < 40<<20; i++ {
-		fmt.Fprintf(&lines, "{\"text\": \"%s%d\"}\n", strings.Repeat("all work and no play ", 200), i)
+	var text strings.Builder
+	for i := 0; text.Len() < 40<<20; i++ {
+		fmt.Fprintf(&text, "{\"text\": \"%s%d\"}\n", strings.Repeat("all work and no play ", 200), i)
 	}
-	w.write("lines.jsonl", lines.String())
+	w.write("lines.jsonl", text.String())
 	command := func(output string) []string {
 		return []string{"preprocess", "lines.jsonl", "--tokenizer", "bytes", "--workers", "1", "--output", output}
 	}
@@ -54,9 +54,15 @@ func TestPreprocess(t *testing.T) {
 	}
 	w.spmd("preprocess", "--decode", "parts", "--tokenizer", "bytes", "--output", "back.jsonl").expect(0)
 	back, err := os.ReadFile(filepath.Join(w.dir, "back.jsonl"))
-	if err != nil || string(back) != strings.ReplaceAll(lines.String(), "\"text\": ", "\"text\":") {
+	if err != nil || string(back) != strings.ReplaceAll(text.String(), "\"text\": ", "\"text\":") {
 		t.Errorf("the text comes back as %.100q, %v", back, err)
 	}
-	w.spmd("run.toml", "data.format=megatron", "data.paths=parts", "data.tokenizer=bytes", "data.validation_paths=[]",
-		"data.validation_interval=0", "train.steps=4").expect(0)
+	// A run on the pair, and one that makes the tokens itself, on two ranks and interrupted.
+	common := []string{"data.validation_paths=[]", "data.validation_interval=0", "data.packing=best-fit", "data.overlong=split", "train.steps=6"}
+	w.spmd(append([]string{"run.toml", "run.output_dir=pair", "data.format=megatron", "data.paths=parts", "data.tokenizer=bytes"}, common...)...).expect(0)
+	lines := append([]string{"data.format=jsonl", "data.paths=lines.jsonl", "data.tokenizer=bytes"}, common...)
+	w.launch(2, "lines", append(lines, "run.stop_step=3")...).expect(0)
+	w.launch(2, "lines", lines...).expect(0)
+	w.sameMetrics("pair", "lines")
+	w.sameFiles("pair/model", "lines/model")
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,6 @@ import (
 	"lockstep/kernels/cpu"
 	"lockstep/kernels/device"
 	"lockstep/spmd/config"
-	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/generate"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/train"
@@ -65,6 +65,12 @@ func (p *program) train(path string, overrides []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.close(err)) }()
+	bar := newProgressBar(p.stdout, time.Now)
+	err = train.PrepareData(ctx, c, load, bar.update)
+	bar.end()
+	if err != nil {
+		return err
+	}
 	world, err := join(ctx, c, place, dev, log.Logger)
 	if err != nil {
 		return err
@@ -200,13 +206,14 @@ func (r *rank) describe() {
 // sample prints what the trained model makes of monitor.sample_prompt.
 func (r *rank) sample(stream device.Stream) error {
 	m := r.config.Monitor
-	if m.SampleTokens == 0 || r.config.Data.Tokenizer != "bytes" {
+	t := r.config.Tokenizer
+	if m.SampleTokens == 0 || t == nil {
 		return nil
 	}
 	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
-	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, tokenizer.Bytes{}, m.SamplePrompt,
-		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: tokenizer.EndOfDocument,
-			Vocabulary: tokenizer.Bytes{}.VocabSize()})
+	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, t, m.SamplePrompt,
+		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: t.EOD(),
+			Vocabulary: t.VocabSize()})
 	fmt.Fprintln(r.stdout)
 	return err
 }

@@ -15,6 +15,7 @@ func (l *loader) checkValues(world int) {
 	l.checkSchedule()
 	l.checkValidation()
 	l.checkDocuments()
+	l.checkSamples()
 	if l.usable("data.tokenizer", "monitor.sample_tokens") && l.config.Monitor.SampleTokens > 0 && l.config.Data.Tokenizer == "" {
 		l.problem("monitor.sample_tokens", "a sample needs to know what its tokens mean", `set data.tokenizer to "bytes" if that made the tokens, or remove it`)
 	}
@@ -26,11 +27,12 @@ func (l *loader) checkDocuments() {
 	if !l.usable("data.eod", "data.tokenizer", "data.format") || d.EOD >= 0 {
 		return
 	}
+	whole := l.usable("data.packing") && d.Packing != "concat" // samples know where documents begin
 	for _, needs := range []struct {
 		key string
 		on  bool
 	}{
-		{"data.reset_attention_mask", d.ResetAttentionMask}, {"data.reset_position_ids", d.ResetPositionIDs}, {"data.eod_mask_loss", d.EODMaskLoss},
+		{"data.reset_attention_mask", d.ResetAttentionMask && !whole}, {"data.reset_position_ids", d.ResetPositionIDs && !whole}, {"data.eod_mask_loss", d.EODMaskLoss},
 	} {
 		if needs.on {
 			l.problem(needs.key, "needs to know which token ends a document", `set data.eod to its id, or data.tokenizer to "bytes" if that made the tokens`)
@@ -53,7 +55,11 @@ func (l *loader) checkRequired() {
 			l.problem("model.config", "has no weights to evaluate", "set model.path to a directory with weights")
 		}
 	}
-	if l.usable("data.paths") && len(c.Data.Paths) == 0 && !(evaluate && len(c.Data.ValidationPaths) > 0) {
+	switch {
+	case !l.usable("data.paths", "data.blend"):
+	case len(c.Data.Paths) > 0 && len(c.Data.Blend) > 0:
+		l.problem("data.blend", "excludes data.paths", "remove one of them")
+	case len(c.Data.Paths) == 0 && len(c.Data.Blend) == 0 && !(evaluate && len(c.Data.ValidationPaths) > 0):
 		l.problem("data.paths", "is missing", "set it to a list of files")
 	}
 	for _, s := range l.sections {

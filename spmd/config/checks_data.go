@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"path/filepath"
 
 	"lockstep/spmd/data"
 	"lockstep/spmd/data/tokenizer"
@@ -23,10 +24,25 @@ func (o LoadOptions) goroot() (string, error) {
 // TrainingData returns the options with which package data opens what the run trains on.
 func (c *Config) TrainingData(o LoadOptions) data.Options {
 	d := c.dataOptions(o)
-	d.Paths, d.Exclude = c.Data.Paths, c.Data.ValidationPaths
+	d.Parts, d.Exclude = c.parts(), c.Data.ValidationPaths
 	d.Shuffle, d.Seed = c.Data.Shuffle, c.Run.Seed
 	d.ValidationSplit = c.Data.ValidationSplit
+	if c.Data.Order == "megatron" {
+		d.Megatron = &data.MegatronOrder{Samples: int64(c.Train.Steps) * int64(c.Train.GlobalBatchSize)}
+	}
 	return d
+}
+
+// parts returns what data.paths or data.blend name.
+func (c *Config) parts() []data.Part {
+	if len(c.Data.Blend) == 0 {
+		return []data.Part{{Paths: c.Data.Paths}}
+	}
+	var parts []data.Part
+	for _, b := range c.Data.Blend {
+		parts = append(parts, data.Part{Weight: b.Weight, Paths: b.Paths})
+	}
+	return parts
 }
 
 // ValidationData returns the options with which package data opens what the run validates on, always in the order of the
@@ -34,16 +50,21 @@ func (c *Config) TrainingData(o LoadOptions) data.Options {
 func (c *Config) ValidationData(o LoadOptions) (data.Options, bool) {
 	d := c.dataOptions(o)
 	if len(c.Data.ValidationPaths) > 0 {
-		d.Paths = c.Data.ValidationPaths
+		d.Parts = []data.Part{{Paths: c.Data.ValidationPaths}}
 		return d, true
 	}
-	d.Paths = c.Data.Paths
+	d.Parts = c.parts()
 	d.ValidationSplit, d.HeldOut = c.Data.ValidationSplit, true
+	if c.Data.Order == "megatron" {
+		d.Megatron = &data.MegatronOrder{} // what it leaves over
+	}
 	return d, c.Data.ValidationSplit > 0
 }
 
 func (c *Config) dataOptions(o LoadOptions) data.Options {
-	d := data.Options{Format: c.Data.Format, SequenceLength: c.Data.SequenceLength, EOD: int32(c.Data.EOD), Goroot: o.goroot}
+	d := data.Options{Format: c.Data.Format, TextKey: c.Data.TextKey, Tokenizer: c.Tokenizer, SequenceLength: c.Data.SequenceLength,
+		Packing: c.Data.Packing, Overlong: c.Data.Overlong, EOD: int32(c.Data.EOD), EODMaskLoss: c.Data.EODMaskLoss,
+		Goroot: o.goroot, Cache: filepath.Join(c.Run.OutputDir, "data")}
 	if c.Architecture != nil {
 		d.VocabSize = c.Architecture.VocabSize
 	}
@@ -52,14 +73,18 @@ func (c *Config) dataOptions(o LoadOptions) data.Options {
 
 // checkData opens the data and closes it again: the files exist, are what the format says, and hold a sample.
 func (l *loader) checkData(o LoadOptions) {
-	if !l.usable("data.format") {
+	if !l.usable("data.format", "data.tokenizer") {
 		return
 	}
 	validation, validates := l.config.ValidationData(o)
 	if validates && len(l.config.Data.ValidationPaths) > 0 && l.usable("data.validation_paths") {
 		l.checkOpens("data.validation_paths", "data.validation_paths", validation)
 	}
-	if !l.usable("data.paths") || len(l.config.Data.Paths) == 0 {
+	paths := "data.paths"
+	if len(l.config.Data.Blend) > 0 {
+		paths = "data.blend"
+	}
+	if !l.usable("data.paths", "data.blend") || len(l.config.Data.Paths) == 0 && len(l.config.Data.Blend) == 0 {
 		return
 	}
 	if l.config.Run.Mode == "evaluate" && len(l.config.Data.ValidationPaths) > 0 {
@@ -72,9 +97,9 @@ func (l *loader) checkData(o LoadOptions) {
 	if !l.usable("data.validation_split") {
 		training.ValidationSplit, validates = 0, false
 	}
-	l.checkOpens("data.paths", "data.sequence_length", training)
-	if validates && validation.HeldOut && l.usable("data.paths", "data.sequence_length") {
-		l.checkOpens("data.paths", "data.validation_split", validation)
+	l.checkOpens(paths, "data.sequence_length", training)
+	if validates && validation.HeldOut && l.usable(paths, "data.sequence_length") {
+		l.checkOpens(paths, "data.validation_split", validation)
 	}
 }
 
@@ -89,7 +114,7 @@ func (l *loader) checkOpens(paths, size string, o data.Options) {
 	if !l.usable("data.eod") {
 		o.EOD = tokenizer.EndOfDocument
 	}
-	err := opens(o)
+	err := data.Check(o)
 	if err == nil {
 		return
 	}
@@ -100,10 +125,10 @@ func (l *loader) checkOpens(paths, size string, o data.Options) {
 		return
 	}
 	found := false
-	for _, path := range o.Paths {
+	for _, path := range allPaths(o.Parts) {
 		one := o
-		one.Paths, one.Exclude = []string{path}, nil
-		if err := opens(one); err != nil && !errors.Is(err, data.ErrTooFewTokens) {
+		one.Parts, one.Exclude = []data.Part{{Paths: []string{path}}}, nil
+		if err := data.Check(one); err != nil && !errors.Is(err, data.ErrTooFewTokens) {
 			l.problem(paths, err.Error(), "correct the path")
 			found = true
 		}
@@ -113,10 +138,11 @@ func (l *loader) checkOpens(paths, size string, o data.Options) {
 	}
 }
 
-func opens(o data.Options) error {
-	set, err := data.Open(o)
-	if err != nil {
-		return err
+// allPaths returns the paths of all parts.
+func allPaths(parts []data.Part) []string {
+	var paths []string
+	for _, p := range parts {
+		paths = append(paths, p.Paths...)
 	}
-	return set.Close()
+	return paths
 }

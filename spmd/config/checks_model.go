@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"lockstep/spmd/checkpoint"
-	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 )
 
@@ -60,10 +59,10 @@ func (l *loader) modelProblem(name, what, remedy string) {
 
 // checkVocabulary checks that the model has a row for every id that the tokens can have.
 func (l *loader) checkVocabulary() {
-	size, ids := l.config.Architecture.VocabSize, tokenizer.Bytes{}.VocabSize()
-	if l.usable("data.tokenizer", "data.format") && l.config.Data.Tokenizer == "bytes" && size < ids {
-		l.modelProblem("vocab_size", fmt.Sprintf(`%d is too small for data.tokenizer = "bytes", which has %d ids`, size, ids),
-			fmt.Sprintf("use at least %d", ids))
+	size := l.config.Architecture.VocabSize
+	if t := l.config.Tokenizer; t != nil && l.usable("data.tokenizer", "data.format") && size < t.VocabSize() {
+		l.modelProblem("vocab_size", fmt.Sprintf("%d is too small for data.tokenizer = %s, which has %d ids", size, quote(l.config.Data.Tokenizer), t.VocabSize()),
+			fmt.Sprintf("use at least %d", t.VocabSize()))
 		return
 	}
 	if eod := l.config.Data.EOD; l.usable("data.eod") && eod >= size {

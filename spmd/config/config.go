@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
 )
@@ -54,6 +55,8 @@ type Config struct {
 
 	// Architecture is the model's parsed config.json, with model.overrides applied.
 	Architecture *model.Config `toml:"-"`
+	// Tokenizer is what data.tokenizer names, nil where that is "".
+	Tokenizer tokenizer.Tokenizer `toml:"-"`
 	// Notes say what the user should know before the run starts and what is no mistake.
 	Notes []string `toml:"-"`
 }
@@ -95,19 +98,38 @@ type Model struct {
 
 // Data is section [data].
 type Data struct {
-	// `text`: files of text. `megatron`: token stores, NAME.bin with NAME.idx.
-	Format string `toml:"format" values:"text,megatron" later:"jsonl,chat,parquet"`
-	// text: files, directories (with all below them) and patterns with `*` and `**`, joined in sorted order. megatron:
-	// prefixes, the path without .bin, joined in the order given. Relative paths are relative to the working directory;
-	// `$GOROOT` at the start of a text path is the directory of Go. Required to train or with validation_split.
+	// `text`: a document per file. `jsonl`: a JSON object per line, or an array of objects in a file, with the text at
+	// text_key. `parquet`: the text is in column text_key. `megatron`: token stores, NAME.bin with NAME.idx. The tokens of
+	// jsonl, parquet and, with a tokenizer other than bytes, text are made before the run starts and kept in output_dir/data.
+	Format string `toml:"format" values:"text,jsonl,parquet,megatron" later:"chat"`
+	// Files, directories (with all below them) and patterns with `*` and `**`, joined in sorted order. megatron: prefixes,
+	// the path without .bin, joined in the order given. Relative paths are relative to the working directory; `$GOROOT` at
+	// the start of a path is the directory of Go. Required to train or with validation_split, unless blend is set.
 	Paths []string `toml:"paths"`
-	// What made the tokens. `bytes`: ids 0-255 are the bytes of UTF-8, 256 ends a document. text: the default is bytes.
-	// megatron: the default is "", not known.
-	Tokenizer string `toml:"tokenizer" values:"bytes" other:"a tokenizer directory"`
+	// Several sets of data in place of paths, each as a table [[data.blend]] with its paths and its weight: samples are taken
+	// from them in proportion to the weights, and each has epochs of its own.
+	Blend []Blend `toml:"blend"`
+	// jsonl: the key of an object that has the text. parquet: the column.
+	TextKey string `toml:"text_key"`
+	// What made, or makes, the tokens. `bytes`: ids 0-255 are the bytes of UTF-8, 256 ends a document. A directory: its
+	// tokenizer.json. text: the default is bytes. jsonl and parquet: the default is model.path, or bytes with
+	// [model.config]. megatron: the default is "", not known.
+	Tokenizer string `toml:"tokenizer" values:"bytes" or:"a directory with tokenizer.json"`
 	// Tokens of a sample that are predicted.
 	SequenceLength int `toml:"sequence_length" required:"always" range:"[1,16777216]"`
+	// How documents make samples. `concat`: all are joined and cut every sequence_length tokens. `best-fit`: whole documents
+	// share a sample, each put where it leaves the least room; they are kept apart by reset_attention_mask and
+	// reset_position_ids, which are true by default then. `none`: a document per sample. Room that is left has no loss.
+	Packing string `toml:"packing" values:"concat,best-fit,none"`
+	// What best-fit and none do with a document of more than sequence_length + 1 tokens. `truncate`: the rest is left out.
+	// `split`: it becomes several documents. How many it concerns is reported.
+	Overlong string `toml:"overlong" values:"truncate,split"`
 	// Take samples in a random order, another one each epoch. false: in the order of the files.
 	Shuffle bool `toml:"shuffle"`
+	// `lockstep`: as shuffle says. `megatron`: sample for sample the order of Megatron-Core's GPTDataset and its blends, with
+	// run.seed as its seed, for loss curves that can be compared line by line; paths, and those of each part of a blend,
+	// name one set then.
+	Order string `toml:"order" values:"lockstep,megatron"`
 	// Id of the token that ends a document, and belongs to it. -1: that of the tokenizer, or none.
 	EOD int `toml:"eod" range:"[-1,2147483647]"`
 	// Let a token attend only to its own document. Needs eod.
@@ -119,12 +141,19 @@ type Data struct {
 	EODMaskLoss bool `toml:"eod_mask_loss"`
 	// Data to validate on, as paths; files that are also in paths are left out of training. Excludes validation_split.
 	ValidationPaths []string `toml:"validation_paths"`
-	// Fraction of the tokens that is held out for validation, at the end of the data. Excludes validation_paths.
+	// Fraction of the tokens that is held out for validation, at the end of the data or of each part of a blend; of the
+	// documents where they are packed whole or order is megatron. Excludes validation_paths.
 	ValidationSplit float64 `toml:"validation_split" range:"[0,1)"`
 	// Steps from one validation to the next. 0: only at the end of the run.
 	ValidationInterval int `toml:"validation_interval" range:"[0,)"`
 	// Batches of global_batch_size samples per validation. 0: all of the validation data.
 	ValidationBatches int `toml:"validation_batches" range:"[0,)"`
+}
+
+// A Blend is a table of data.blend.
+type Blend struct {
+	Weight float64  `toml:"weight"`
+	Paths  []string `toml:"paths"`
 }
 
 // Train is section [train].
@@ -277,7 +306,7 @@ func Default() *Config {
 	return &Config{
 		Run:        Run{Mode: "pretrain", Seed: 42, Deterministic: "layout", GradientLanes: 8},
 		Model:      Model{Init: "auto"},
-		Data:       Data{Format: "text", Shuffle: true, EOD: -1},
+		Data:       Data{Format: "text", TextKey: "text", Packing: "concat", Overlong: "truncate", Shuffle: true, Order: "lockstep", EOD: -1},
 		Train:      Train{MicroBatchSize: 1, ClipGradNorm: 1, DType: "float32"},
 		Optimizer:  Optimizer{Type: "adamw", Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, WeightDecay: 0.1},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},

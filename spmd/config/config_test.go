@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
 )
@@ -112,7 +113,7 @@ func TestLoad(t *testing.T) {
 	want.Model.Path = "testdata/model"
 	want.Data.Paths, want.Data.SequenceLength, want.Data.Tokenizer, want.Data.EOD = []string{"testdata/text"}, 16, "bytes", 256
 	want.Train.Steps, want.Train.GlobalBatchSize = 10, 8
-	want.Optimizer.LR, want.MoE.AuxLoss = 1e-3, "none"
+	want.Optimizer.LR, want.MoE.AuxLoss, want.Tokenizer = 1e-3, "none", tokenizer.Bytes{}
 	if c.Architecture == nil || c.Architecture.HiddenSize != 32 {
 		t.Errorf("architecture %+v", c.Architecture)
 	}
@@ -286,6 +287,7 @@ func TestResolved(t *testing.T) {
 		{`model.config={model_type="llama", vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, eos_token_id=[1, 2]}`, "model.path="},
 		{"lr_schedule.type=wsd", "lr_schedule.decay_steps=2", "lr_schedule.min_lr=1e-5", "optimizer.eps=1e-300", "collective.timeout=1h0.5s"},
 		{"data.validation_split=0.5", "data.validation_interval=3", "data.eod=7", "data.eod_mask_loss=true", "data.reset_attention_mask=true", "data.reset_position_ids=true", "run.seed=9223372036854775807", "checkpoint.resume=none"},
+		{`data.blend=[{weight=1, paths="testdata/text"}, {weight=2.5, paths=["testdata/text/one.txt"]}]`, "data.paths=[]", "data.packing=best-fit", "data.overlong=split", "data.reset_position_ids=false"},
 	} {
 		c := load(t, 2, overrides...)
 		path := filepath.Join(t.TempDir(), "config.resolved.toml")

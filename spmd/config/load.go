@@ -72,11 +72,35 @@ func decode(file string, text []byte, overrides []string) (*loader, Problems) {
 // resolve gives keys whose default depends on other keys their value.
 func (l *loader) resolve() {
 	d := &l.config.Data
-	if d.Format == "text" && d.Tokenizer == "" {
+	if d.Tokenizer == "" && d.Format != "megatron" && l.usable("data.format", "data.tokenizer") {
 		d.Tokenizer = "bytes"
+		if d.Format != "text" && l.config.Model.Path != "" {
+			d.Tokenizer = l.config.Model.Path
+		}
 	}
-	if d.Tokenizer == "bytes" && d.EOD < 0 {
-		d.EOD = tokenizer.EndOfDocument
+	l.openTokenizer()
+	if l.config.Tokenizer != nil && d.EOD < 0 {
+		d.EOD = int(l.config.Tokenizer.EOD())
+	}
+	if d.Packing != "concat" {
+		d.ResetAttentionMask = d.ResetAttentionMask || !l.set["data.reset_attention_mask"]
+		d.ResetPositionIDs = d.ResetPositionIDs || !l.set["data.reset_position_ids"]
+	}
+}
+
+// openTokenizer opens what data.tokenizer names.
+func (l *loader) openTokenizer() {
+	switch name := l.config.Data.Tokenizer; {
+	case !l.usable("data.tokenizer") || name == "":
+	case name == "bytes":
+		l.config.Tokenizer = tokenizer.Bytes{}
+	default:
+		t, err := tokenizer.Open(name)
+		if err != nil {
+			l.problem("data.tokenizer", err.Error(), `give a directory with tokenizer.json, or "bytes"`)
+			return
+		}
+		l.config.Tokenizer = t
 	}
 }
 

@@ -53,6 +53,12 @@ func tomlValue(v reflect.Value) string {
 			elements[i] = tomlValue(v.Index(i))
 		}
 		return "[" + strings.Join(elements, ", ") + "]"
+	case reflect.Struct: // a table of data.blend
+		var entries []string
+		for i := range v.NumField() {
+			entries = append(entries, v.Type().Field(i).Tag.Get("toml")+" = "+tomlValue(v.Field(i)))
+		}
+		return "{" + strings.Join(entries, ", ") + "}"
 	case reflect.Map:
 		var entries []string
 		for _, name := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {

@@ -38,6 +38,8 @@ func typeName(t reflect.Type) string {
 		return "true or false"
 	case t.Kind() == reflect.Float64:
 		return "a number"
+	case t == reflect.TypeFor[[]Blend]():
+		return "tables with weight and paths"
 	case t.Kind() == reflect.Slice:
 		return "a list of strings"
 	case t.Kind() == reflect.Array:
@@ -83,6 +85,8 @@ func (l *loader) decodeKey(k key, v any) {
 		if x, ok := l.float(k, v); ok {
 			field.SetFloat(x)
 		}
+	case field.Type() == reflect.TypeFor[[]Blend]():
+		l.decodeBlend(k, field, v)
 	case field.Kind() == reflect.Slice:
 		l.decodeStrings(k, field, v)
 	case field.Kind() == reflect.Array:

@@ -147,13 +147,6 @@ func newBuilder(in input, paths []string, b builder) (*builder, error) {
 		fmt.Fprintf(h, "\x00%s\x00%d\x00%d", path, info.Size(), info.ModTime().UnixNano())
 	}
 	b.key = hex.EncodeToString(h.Sum(nil))
-	var err error
-	if b.pieces, err = in.pieces(); err != nil {
-		return nil, err
-	}
-	for _, p := range b.pieces {
-		b.total += p.bytes
-	}
 	if b.in = in; b.workers == 0 {
 		b.workers = runtime.GOMAXPROCS(0)
 	}
@@ -173,6 +166,12 @@ func (b *builder) run(ctx context.Context) (storeRecord, error) {
 	defer unlock()
 	if r, ok := readStoreRecord(b.prefix, b.key); ok {
 		return r, nil
+	}
+	if b.pieces, err = b.in.pieces(); err != nil {
+		return storeRecord{}, err
+	}
+	for _, p := range b.pieces {
+		b.total += p.bytes
 	}
 	s, err := createStore(b.prefix, b.key, b.tokens)
 	if err != nil {

@@ -18,7 +18,12 @@ type counting struct {
 func (c *counting) Tokens() int64                { return c.tokens }
 func (c *counting) Fingerprint() (string, error) { return fmt.Sprint("counting:", c.tokens), nil }
 func (c *counting) Summary() string              { return fmt.Sprint("the first ", c.tokens, " numbers") }
+func (c *counting) Identity() string             { return c.Summary() }
+func (c *counting) Documents() int64             { return c.tokens / 10 }
 func (c *counting) Close() error                 { c.closed = true; return nil }
+
+// Document makes documents of ten tokens.
+func (c *counting) Document(i int64) (at, length int64) { return 10 * i, 10 }
 
 func (c *counting) ReadTokens(dst []int32, at int64) error {
 	if err := checkRange(dst, at, c.tokens); err != nil {
@@ -30,9 +35,13 @@ func (c *counting) ReadTokens(dst []int32, at int64) error {
 	return nil
 }
 
+// onePart is a data set that is not blended.
+func onePart(paths ...string) []Part { return []Part{{Paths: paths}} }
+
 func mustNew(t *testing.T, tokens int64, o Options) *Dataset {
 	t.Helper()
-	d, err := New(&counting{tokens: tokens}, o)
+	o.Parts = onePart("numbers")
+	d, err := New([]Source{&counting{tokens: tokens}}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,12 +51,12 @@ func mustNew(t *testing.T, tokens int64, o Options) *Dataset {
 // firsts returns the first token of each of count samples, having checked that the others follow it.
 func firsts(t *testing.T, d *Dataset, count int) []int32 {
 	t.Helper()
-	row := make([]int32, int(d.length)+1)
 	got := make([]int32, count)
 	for i := range got {
-		if err := d.sample(int64(i), row); err != nil {
+		if err := d.sample(int64(i)); err != nil {
 			t.Fatal(err)
 		}
+		row := append(slices.Clone(d.row.ids), d.row.labels[d.length-1])
 		for j := range row {
 			if row[j] != row[0]+int32(j) {
 				t.Fatalf("sample %d is %v", i, row)
@@ -119,7 +128,7 @@ func TestBatch(t *testing.T) {
 		ids, labels := make([]int32, rows*s), make([]int32, rows*s)
 		for step := range 5 {
 			for micro := range global / rows {
-				if err := d.Batch(step, micro, global/rows, ids, labels); err != nil {
+				if err := d.Batch(step, micro, global/rows, Rows{IDs: ids, Labels: labels}); err != nil {
 					t.Fatal(err)
 				}
 				for r := range rows {
@@ -146,13 +155,13 @@ func TestBatchErrors(t *testing.T) {
 		{0, 0, 1, buffer[:7], buffer[:7]}, {0, 0, 1, buffer, buffer[:4]}, {0, 0, 1, nil, nil},
 		{0, 1, 1, buffer, buffer}, {-1, 0, 1, buffer, buffer}, {0, -1, 1, buffer, buffer},
 	} {
-		if d.Batch(test.step, test.micro, test.of, test.ids, test.labels) == nil {
+		if d.Batch(test.step, test.micro, test.of, Rows{IDs: test.ids, Labels: test.labels}) == nil {
 			t.Errorf("no error for micro batch %d of %d in step %d into %d and %d tokens",
 				test.micro, test.of, test.step, len(test.ids), len(test.labels))
 		}
 	}
-	if d.sample(-1, buffer[:5]) == nil || d.sample(0, buffer) == nil {
-		t.Error("Sample takes a negative number or a row of the wrong length")
+	if d.sample(-1) == nil {
+		t.Error("sample takes a negative number")
 	}
 }
 
@@ -191,18 +200,20 @@ func TestNewErrors(t *testing.T) {
 		"validation split 1":    {SequenceLength: 4, ValidationSplit: 1},
 		"validation split -0.5": {SequenceLength: 4, ValidationSplit: -0.5},
 	} {
-		if _, err := New(&counting{tokens: 100}, o); err == nil || !strings.Contains(err.Error(), want) {
+		o.Parts = onePart("numbers")
+		if _, err := New([]Source{&counting{tokens: 100}}, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
 	}
 	for _, o := range []Options{{SequenceLength: 100}, {SequenceLength: 5, ValidationSplit: 0.05, HeldOut: true}} {
-		if _, err := New(&counting{tokens: 100}, o); !errors.Is(err, ErrTooFewTokens) {
+		o.Parts = onePart("numbers")
+		if _, err := New([]Source{&counting{tokens: 100}}, o); !errors.Is(err, ErrTooFewTokens) {
 			t.Errorf("%+v: error %v, want ErrTooFewTokens", o, err)
 		}
 	}
 	for want, o := range map[string]Options{
-		"no data paths":                      {Format: "text", SequenceLength: 4},
-		`data format "parquet" is not known`: {Format: "parquet", Paths: []string{"x"}, SequenceLength: 4},
+		"no data paths":                  {Format: "text", SequenceLength: 4},
+		`data format "xml" is not known`: {Format: "xml", Parts: onePart("x"), SequenceLength: 4},
 	} {
 		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
@@ -212,10 +223,10 @@ func TestNewErrors(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	d := mustNew(t, 12_345_678, Options{SequenceLength: 4, Shuffle: true, ValidationSplit: 0.1, HeldOut: true})
-	if got, want := d.Summary(), "the first 12345678 numbers, 1,234,568 of them used; 308,641 samples of 4 tokens, shuffled"; got != want {
+	if got, want := d.Summary(0), "the first 12345678 numbers, 1,234,568 of them used; 308,641 samples of 4 tokens, shuffled"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if got, want := mustNew(t, 6, Options{SequenceLength: 5}).Summary(), "the first 6 numbers; 1 sample of 5 tokens"; got != want {
+	if got, want := mustNew(t, 6, Options{SequenceLength: 5}).Summary(0), "the first 6 numbers; 1 sample of 5 tokens"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
@@ -229,7 +240,7 @@ func TestConcurrentUse(t *testing.T) {
 			ids, labels := make([]int32, 4), make([]int32, 4)
 			for i := range want {
 				k := (i*7 + g*31) % len(want) // jumps between the epochs
-				if err := d.Batch(k, 0, 1, ids, labels); err != nil || ids[0] != want[k] {
+				if err := d.Batch(k, 0, 1, Rows{IDs: ids, Labels: labels}); err != nil || ids[0] != want[k] {
 					t.Errorf("sample %d begins with %d (%v), want %d", k, ids[0], err, want[k])
 					return
 				}
@@ -237,7 +248,7 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := d.Close(); err != nil || !d.source.(*counting).closed {
+	if err := d.Close(); err != nil || !d.parts[0].source.(*counting).closed {
 		t.Errorf("Close: %v, and the source is open", err)
 	}
 }

@@ -7,58 +7,23 @@ package data
 // NoLabel stands in place of a label that is not predicted.
 const NoLabel = -1
 
-// DocumentStarts fills starts with the index, in its row, of the first token of each token's document. ids and starts are
-// [b,s] row by row. The indices never decrease along a row.
-func DocumentStarts(starts, ids []int32, s int, eod int32) {
-	start := 0
+// documentStarts fills starts with the index of the first token of each token's document in a row of ids.
+func documentStarts(starts, ids []int32, eod int32) {
+	start := int32(0)
 	for i, id := range ids {
-		if i%s == 0 {
-			start = 0
-		}
-		starts[i] = int32(start)
+		starts[i] = start
 		if id == eod {
-			start = i%s + 1
+			start = int32(i) + 1
 		}
 	}
 }
 
-// DocumentPositions fills positions with the position of each token in its document, from 0. ids and positions are [b,s]
-// row by row.
-func DocumentPositions(positions, ids []int32, s int, eod int32) {
-	position := int32(0)
-	for i, id := range ids {
-		if i%s == 0 {
-			position = 0
-		}
-		positions[i] = position
-		position++
-		if id == eod {
-			position = 0
-		}
-	}
-}
-
-// MaskLabels replaces the labels of inputs that are eod by NoLabel: what follows the end of a document does not follow
-// from it.
-func MaskLabels(labels, ids []int32, eod int32) {
+// maskLabels replaces the labels of inputs that are eod by NoLabel: what follows the end of a document does not follow from
+// it.
+func maskLabels(labels, ids []int32, eod int32) {
 	for i, id := range ids {
 		if id == eod {
 			labels[i] = NoLabel
 		}
 	}
-}
-
-// CountInputs returns how many inputs of a step of the given number of samples are token. It reads the whole step, so
-// that every rank gets the same number without asking the others.
-func (d *Dataset) CountInputs(step, samples int, token int32) (int64, error) {
-	n := int64(0)
-	err := d.Inputs(step, samples, func(ids []int32) error {
-		for _, id := range ids {
-			if id == token {
-				n++
-			}
-		}
-		return nil
-	})
-	return n, err
 }

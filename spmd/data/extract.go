@@ -35,7 +35,7 @@ func Extract(w io.Writer, prefix string, t tokenizer.Tokenizer, eod int32) (n in
 				return fmt.Errorf("%s: document %d has %s, too many for one line", prefix, n, count(length, "token"))
 			}
 			ids := make([]int32, length)
-			if err := p.read(ids, at, int64(t.VocabSize())); err != nil {
+			if err := p.read(ids, at, int64(t.VocabSize()), false); err != nil {
 				return err
 			}
 			if err := lines.Encode(struct {

@@ -113,7 +113,7 @@ func TestUnreadableFiles(t *testing.T) {
 		t.Skip("this user may read every file")
 	}
 	for path, want := range map[string]string{"a": "a/x: permission denied", "b": "permission denied", "b/**": "permission denied"} {
-		_, err := openText(Options{Paths: []string{filepath.Join(dir, path)}, EOD: tokenizer.EndOfDocument})
+		_, err := openText(Options{EOD: tokenizer.EndOfDocument}, []string{filepath.Join(dir, path)})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", path, err, want)
 		}

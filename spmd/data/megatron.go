@@ -30,22 +30,26 @@ const (
 type megatronSource struct {
 	pairs  []indexedPair
 	tokens int64
-	limit  int64 // ids are below it
+	// sequences is the number of documents: as for Megatron-Core's GPTDataset each sequence is one.
+	sequences int64
+	limit     int64 // ids are below it
+	masked    bool  // complements of ids stand for tokens that are not to be predicted
 }
 
 // An indexedPair is PREFIX.bin with PREFIX.idx.
 type indexedPair struct {
-	prefix string
-	bin    string // the name of the .bin file
-	index  index
-	first  int64  // number of the pair's first token in the source
-	mapped []byte // the .bin file
-	idx    []byte // the .idx file
+	prefix   string
+	bin      string // the name of the .bin file
+	index    index
+	first    int64  // number of the pair's first token in the source
+	sequence int64  // number of its first sequence
+	mapped   []byte // the .bin file
+	idx      []byte // the .idx file
 }
 
-// openMegatron maps the pairs of o in the order of its paths, without those of o.Exclude.
-func openMegatron(o Options) (*megatronSource, error) {
-	s := &megatronSource{limit: math.MaxInt32 + 1}
+// openMegatron maps the pairs at paths, in their order, without those of o.Exclude.
+func openMegatron(o Options, paths []string) (*megatronSource, error) {
+	s := &megatronSource{limit: math.MaxInt32 + 1, masked: o.Format == "chat"}
 	if o.VocabSize > 0 {
 		s.limit = min(s.limit, int64(o.VocabSize))
 	}
@@ -57,7 +61,7 @@ func openMegatron(o Options) (*megatronSource, error) {
 		}
 		excluded = append(excluded, info)
 	}
-	for _, prefix := range o.Paths {
+	for _, prefix := range paths {
 		info, err := os.Stat(prefix + ".bin")
 		if err == nil && slices.ContainsFunc(excluded, func(e fs.FileInfo) bool { return os.SameFile(e, info) }) {
 			continue
@@ -67,7 +71,9 @@ func openMegatron(o Options) (*megatronSource, error) {
 			return nil, errors.Join(pairError(prefix, err), s.Close())
 		}
 		pair.first = s.tokens
+		pair.sequence = s.sequences
 		s.tokens += pair.index.tokens
+		s.sequences += pair.index.sequences
 		s.pairs = append(s.pairs, pair)
 	}
 	if len(s.pairs) == 0 {
@@ -124,6 +130,11 @@ func openPair(prefix string) (p indexedPair, err error) {
 // length returns the number of tokens of a sequence.
 func (p *indexedPair) length(sequence int64) int64 {
 	return int64(int32(binary.LittleEndian.Uint32(p.idx[int64(indexHeader)+4*sequence:])))
+}
+
+// pointer returns the byte of the .bin file at which a sequence begins.
+func (p *indexedPair) pointer(sequence int64) int64 {
+	return int64(binary.LittleEndian.Uint64(p.idx[int64(indexHeader)+4*p.index.sequences+8*sequence:]))
 }
 
 // border returns the number of the sequence with which a document begins.
@@ -212,7 +223,7 @@ func (s *megatronSource) ReadTokens(dst []int32, at int64) error {
 	for ; len(dst) > 0; i++ {
 		p := &s.pairs[i]
 		n := min(p.first+p.index.tokens-at, int64(len(dst)))
-		err := guardMapping(p.bin, func() error { return p.read(dst[:n], at-p.first, s.limit) })
+		err := guardMapping(p.bin, func() error { return p.read(dst[:n], at-p.first, s.limit, s.masked) })
 		if err != nil {
 			return err
 		}
@@ -222,8 +233,29 @@ func (s *megatronSource) ReadTokens(dst []int32, at int64) error {
 	return nil
 }
 
+// Documents implements Source.
+func (s *megatronSource) Documents() int64 { return s.sequences }
+
+// Document implements Source.
+func (s *megatronSource) Document(i int64) (at, length int64) {
+	k := sort.Search(len(s.pairs), func(k int) bool { return s.pairs[k].sequence+s.pairs[k].index.sequences > i })
+	p := &s.pairs[k]
+	i -= p.sequence
+	return p.first + p.pointer(i)/int64(p.index.tokenType.size()), p.length(i)
+}
+
+// Identity implements Source.
+func (s *megatronSource) Identity() string {
+	var b strings.Builder
+	for _, p := range s.pairs {
+		identify(&b, p.prefix+".idx")
+		identify(&b, p.bin)
+	}
+	return b.String()
+}
+
 // read fills dst with the pair's tokens from number at on, all of them below limit.
-func (p *indexedPair) read(dst []int32, at, limit int64) error {
+func (p *indexedPair) read(dst []int32, at, limit int64, masked bool) error {
 	size := p.index.tokenType.size()
 	src := p.mapped[at*int64(size):]
 	for i := range dst {
@@ -232,9 +264,13 @@ func (p *indexedPair) read(dst []int32, at, limit int64) error {
 		if !whole {
 			return fmt.Errorf("%s.bin: token %d is %v, not a whole number; write the pair anew", p.prefix, at+int64(i), p.index.tokenType.float(b))
 		}
-		if id < 0 || id >= limit {
+		bare := id
+		if masked && id < 0 {
+			bare = ^id
+		}
+		if bare < 0 || bare >= limit {
 			return fmt.Errorf("%s.bin: token %d is %d, outside the vocabulary of 0 to %d; use the model that the data was tokenized for",
-				p.prefix, at+int64(i), id, limit-1)
+				p.prefix, at+int64(i), bare, limit-1)
 		}
 		dst[i] = int32(id)
 	}

@@ -57,7 +57,7 @@ func writePair(t *testing.T, bin, idx []byte) string {
 
 func mustMegatron(t *testing.T, o Options) *megatronSource {
 	t.Helper()
-	s, err := openMegatron(o)
+	s, err := openMegatron(o, o.Parts[0].Paths)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestMegatronReadsEveryType(t *testing.T) {
 		int64Tokens: math.MaxInt32, float64Tokens: math.MaxInt32, float32Tokens: 1 << 24, uint16Tokens: math.MaxUint16,
 	} {
 		bin, idx := indexed(code, []float64{1, 2, most}, nil, []float64{0, 100})
-		s := mustMegatron(t, Options{Paths: []string{writePair(t, bin, idx)}})
+		s := mustMegatron(t, Options{Parts: onePart(writePair(t, bin, idx))})
 		if got, want := readAll(t, s), []int32{1, 2, int32(most), 0, 100}; !slices.Equal(got, want) {
 			t.Errorf("type %d: tokens %v, want %v", code, got, want)
 		}
@@ -88,7 +88,7 @@ func TestMegatronJoinsPairs(t *testing.T) {
 	bin, idx = indexed(int32Tokens, []float64{70000, 6})
 	b := writePair(t, bin, idx)
 	empty := writePair(t, nil, slices.Concat([]byte(indexMagic), []byte{1, 0, 0, 0, 0, 0, 0, 0, 8}, make([]byte, 16)))
-	s := mustMegatron(t, Options{Paths: []string{b, empty, a, b}})
+	s := mustMegatron(t, Options{Parts: onePart(b, empty, a, b)})
 	want := []int32{70000, 6, 1, 2, 3, 4, 70000, 6}
 	if got := readAll(t, s); !slices.Equal(got, want) {
 		t.Errorf("tokens %v, want %v", got, want)
@@ -107,11 +107,11 @@ func TestMegatronJoinsPairs(t *testing.T) {
 	if s.ReadTokens(make([]int32, 9), 0) == nil || s.ReadTokens(make([]int32, 1), -1) == nil {
 		t.Error("tokens beyond the ends can be read")
 	}
-	s = mustMegatron(t, Options{Paths: []string{b, a}, Exclude: []string{b}})
+	s = mustMegatron(t, Options{Parts: onePart(b, a), Exclude: []string{b}})
 	if got := readAll(t, s); !slices.Equal(got, []int32{1, 2, 3, 4}) {
 		t.Errorf("without the validation pair: tokens %v", got)
 	}
-	if _, err := openMegatron(Options{Paths: []string{a}, Exclude: []string{a}}); err == nil {
+	if _, err := openMegatron(Options{Exclude: []string{a}}, []string{a}); err == nil {
 		t.Error("no error where validation takes all the data")
 	}
 }
@@ -134,7 +134,7 @@ func TestMegatronRefusesWrongTokens(t *testing.T) {
 	} {
 		bin, idx := indexed(test.code, test.tokens)
 		prefix := writePair(t, bin, idx)
-		s := mustMegatron(t, Options{Paths: []string{prefix}, VocabSize: test.vocab})
+		s := mustMegatron(t, Options{Parts: onePart(prefix), VocabSize: test.vocab})
 		err := s.ReadTokens(make([]int32, len(test.tokens)), 0)
 		if err == nil || !strings.Contains(err.Error(), prefix+".bin: "+want) {
 			t.Errorf("error %v, want one with %q", err, want)
@@ -157,10 +157,10 @@ func TestMegatronPairErrors(t *testing.T) {
 		"in all; the files belong to differe": writePair(t, append(bin[:8:8], 0, 0), idx),
 		"tokens.idx: byte 9: version 2; only": writePair(t, bin, slices.Concat(idx[:9], []byte{2}, idx[10:])),
 	} {
-		if _, err := openMegatron(Options{Paths: []string{good, prefix}}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := openMegatron(Options{}, []string{good, prefix}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
-		if _, err := openMegatron(Options{Paths: []string{good}, Exclude: []string{"gone"}}); err == nil {
+		if _, err := openMegatron(Options{Exclude: []string{"gone"}}, []string{good}); err == nil {
 			t.Error("no error for validation data that does not exist")
 		}
 	}
@@ -170,7 +170,7 @@ func TestMegatronPairErrors(t *testing.T) {
 func TestMegatronSurvivesTruncation(t *testing.T) {
 	bin, idx := indexed(uint8Tokens, make([]float64, 3*os.Getpagesize()))
 	prefix := writePair(t, bin, idx)
-	s := mustMegatron(t, Options{Paths: []string{prefix}})
+	s := mustMegatron(t, Options{Parts: onePart(prefix)})
 	if err := os.Truncate(prefix+".bin", 10); err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestMegatronSurvivesTruncation(t *testing.T) {
 
 func TestMegatronFingerprint(t *testing.T) {
 	fingerprint := func(bin, idx []byte) string {
-		f, err := mustMegatron(t, Options{Paths: []string{writePair(t, bin, idx)}}).Fingerprint()
+		f, err := mustMegatron(t, Options{Parts: onePart(writePair(t, bin, idx))}).Fingerprint()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,10 +24,14 @@ type permutation struct {
 	half  int
 }
 
-// newPermutation returns the order of an epoch with n samples.
-func newPermutation(seed uint64, epoch int64, n uint64) permutation {
+// newPermutation returns the order of an epoch with n samples of a part.
+func newPermutation(seed uint64, part int, epoch int64, n uint64) permutation {
+	name := strconv.FormatInt(epoch, 10)
+	if part > 0 {
+		name += "/" + strconv.Itoa(part)
+	}
 	return permutation{
-		round: random.New(seed, "shuffle", strconv.FormatInt(epoch, 10)),
+		round: random.New(seed, "shuffle", name),
 		n:     n,
 		half:  (bits.Len64(n-1) + 1) / 2,
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 func order(seed uint64, epoch int64, n uint64) []uint64 {
-	p := newPermutation(seed, epoch, n)
+	p := newPermutation(seed, 0, epoch, n)
 	all := make([]uint64, n)
 	for i := range all {
 		all[i] = p.at(uint64(i))
@@ -47,7 +47,7 @@ func TestPermutationIsFrozen(t *testing.T) {
 		}
 	}
 	// Near the largest data set, places are computed as fast as in a small one, and stay in range.
-	p := newPermutation(1, 0, 1<<62+1)
+	p := newPermutation(1, 0, 0, 1<<62+1)
 	if a, b := p.at(0), p.at(1<<62); a == b || a > 1<<62 || b > 1<<62 {
 		t.Errorf("places 0 and 2^62 of 2^62+1 have %d and %d", a, b)
 	}

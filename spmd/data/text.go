@@ -2,11 +2,8 @@ package data
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sort"
 
@@ -47,8 +44,8 @@ type openFile struct {
 	used  int64 // value of reads at the last use
 }
 
-// openText finds the files of o and records their sizes.
-func openText(o Options) (*textSource, error) {
+// openText finds the files at the wanted paths and records their sizes.
+func openText(o Options, wanted []string) (*textSource, error) {
 	if o.EOD < 0 {
 		return nil, fmt.Errorf("end-of-document token %d; use an id from 0 on, such as %d", o.EOD, tokenizer.EndOfDocument)
 	}
@@ -56,7 +53,7 @@ func openText(o Options) (*textSource, error) {
 		return nil, fmt.Errorf("text has byte ids 0 to 255 and end-of-document token %d, but the model's vocabulary has %d ids; "+
 			"give the model a vocabulary of at least %d", o.EOD, o.VocabSize, need)
 	}
-	paths, err := findFiles(o.Paths, o.Exclude, o.Goroot)
+	paths, err := findFiles(wanted, o.Exclude, o.Goroot)
 	if err != nil {
 		return nil, err
 	}
@@ -181,36 +178,21 @@ func (s *textSource) checkSize(file *os.File, i int) error {
 	return nil
 }
 
-// Fingerprint implements Source: SHA-256 over the end-of-document token and each file's size and bytes, in order. Names
-// do not enter, other than by the order of the files.
-func (s *textSource) Fingerprint() (string, error) {
-	h := sha256.New()
-	buffer := make([]byte, 1<<20)
-	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(s.eod)))
-	for i, f := range s.files {
-		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(f.size)))
-		if err := s.hashFile(h, i, buffer); err != nil {
-			return "", fmt.Errorf("taking the fingerprint of the text files: %w", err)
-		}
-	}
-	return "text:sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+// Documents implements Source: each file is one.
+func (s *textSource) Documents() int64 { return int64(len(s.files)) }
+
+// Document implements Source.
+func (s *textSource) Document(i int64) (at, length int64) {
+	return s.files[i].first, s.files[i].size + 1
 }
 
-// hashFile writes the bytes of file i to h.
-func (s *textSource) hashFile(h io.Writer, i int, buffer []byte) error {
-	file, err := os.Open(s.files[i].path)
-	if err != nil {
-		return err
+// Identity implements Source.
+func (s *textSource) Identity() string {
+	h := sha256.New()
+	for _, f := range s.files {
+		identify(h, f.path)
 	}
-	defer file.Close()
-	if err := s.checkSize(file, i); err != nil {
-		return err
-	}
-	// Only the Read method is passed on: os.File's own way of copying would allocate a buffer for each file.
-	if _, err := io.CopyBuffer(h, struct{ io.Reader }{file}, buffer); err != nil {
-		return fmt.Errorf("reading %s: %w", s.files[i].path, err)
-	}
-	return nil
+	return fmt.Sprintf("text %d %x", s.eod, h.Sum(nil))
 }
 
 // Close implements Source.

@@ -47,7 +47,7 @@ func mustText(t *testing.T, o Options) *textSource {
 	if o.EOD == 0 {
 		o.EOD = tokenizer.EndOfDocument
 	}
-	s, err := openText(o)
+	s, err := openText(o, o.Parts[0].Paths)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,14 +70,14 @@ func readAll(t *testing.T, s Source) []int32 {
 
 func TestTextJoinsFiles(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"b": "cd", "a": "ab\xff", "empty": "", "z/y": "e"})
-	s := mustText(t, Options{Paths: []string{dir}})
+	s := mustText(t, Options{Parts: onePart(dir)})
 	if got, want := readAll(t, s), []int32{'a', 'b', 0xff, 256, 'c', 'd', 256, 256, 'e', 256}; !slices.Equal(got, want) {
 		t.Errorf("tokens %v, want %v", got, want)
 	}
 	if got, want := s.Summary(), "4 files, 0.0 MB, 10 tokens"; got != want {
 		t.Errorf("summary %q, want %q", got, want)
 	}
-	s = mustText(t, Options{Paths: []string{dir}, EOD: 300, VocabSize: 301})
+	s = mustText(t, Options{Parts: onePart(dir), EOD: 300, VocabSize: 301})
 	if got := readAll(t, s); got[3] != 300 {
 		t.Errorf("the end of a document is %d, want 300", got[3])
 	}
@@ -91,7 +91,7 @@ func TestTextReadsAnyRange(t *testing.T) {
 		files[fmt.Sprintf("f%03d", i)] = strings.Repeat(string(rune('A'+i%50)), i%7)
 	}
 	files["g"] = strings.Repeat("0123456789", maxRead/4)
-	s := mustText(t, Options{Paths: []string{writeFiles(t, files)}})
+	s := mustText(t, Options{Parts: onePart(writeFiles(t, files))})
 	var want []int32
 	for i := range 3 * maxOpenFiles {
 		want = append(tokenizer.Bytes{}.Encode(want, files[fmt.Sprintf("f%03d", i)]), tokenizer.EndOfDocument)
@@ -124,7 +124,7 @@ func TestTextReadsAnyRange(t *testing.T) {
 
 func TestTextRefusesChangedFiles(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"a": "aaa", "b": "bbb", "c": "ccc"})
-	s := mustText(t, Options{Paths: []string{dir}})
+	s := mustText(t, Options{Parts: onePart(dir)})
 	readAll(t, s) // all are open
 	for name, content := range map[string]string{"a": "aaaa", "b": "b"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
@@ -150,7 +150,7 @@ func TestTextRefusesChangedFiles(t *testing.T) {
 
 func TestTextFingerprintIsOfTheContent(t *testing.T) {
 	fingerprint := func(files map[string]string, eod int32) string {
-		f, err := mustText(t, Options{Paths: []string{writeFiles(t, files)}, EOD: eod}).Fingerprint()
+		f, err := mustText(t, Options{Parts: onePart(writeFiles(t, files)), EOD: eod}).Fingerprint()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,8 +181,8 @@ func TestTextErrors(t *testing.T) {
 		"give the model a vocabulary of at least 256": {EOD: 10, VocabSize: 255},
 		"vocabulary of at least 1001":                 {EOD: 1000, VocabSize: 1000},
 	} {
-		o.Paths = []string{dir}
-		if _, err := openText(o); err == nil || !strings.Contains(err.Error(), want) {
+		o.Parts = onePart(dir)
+		if _, err := openText(o, o.Parts[0].Paths); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
 	}
@@ -190,13 +190,13 @@ func TestTextErrors(t *testing.T) {
 
 func TestOpenText(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"train/a": "abcdefg", "train/b": "hij", "valid/v": "klm"})
-	d, err := Open(Options{Format: "text", Paths: []string{dir + "/**"}, Exclude: []string{dir + "/valid"}, EOD: tokenizer.EndOfDocument,
+	d, err := Open(Options{Format: "text", Parts: onePart(dir + "/**"), Exclude: []string{dir + "/valid"}, EOD: tokenizer.EndOfDocument,
 		VocabSize: 257, SequenceLength: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ids, labels := make([]int32, 10), make([]int32, 10)
-	if err := d.Batch(0, 0, 1, ids, labels); err != nil {
+	if err := d.Batch(0, 0, 1, Rows{IDs: ids, Labels: labels}); err != nil {
 		t.Fatal(err)
 	}
 	if want := []int32{'a', 'b', 'c', 'd', 'e', 'f', 'g', 256, 'h', 'i'}; !slices.Equal(ids, want) {

@@ -10,38 +10,20 @@ import (
 	"lockstep/spmd/pipeline"
 )
 
-// batch fills this rank's given micro batch of a step. What documents change follows from the ids alone, so it is the same
-// for every layout and needs no record.
+// batch fills this rank's given micro batch of a step, the same samples for every layout.
 func (t *Trainer) batch(d *data.Dataset, step, microBatch int, b pipeline.Batch) error {
 	first := t.Mesh.Coordinate(mesh.Data) * t.MyMicroBatches
-	if err := d.Batch(step, first+microBatch, t.MicroBatches, b.IDs, b.Labels); err != nil {
-		return err
-	}
-	length, eod := t.Size.Sequence, int32(t.Config.Data.EOD)
-	if b.Documents != nil {
-		data.DocumentStarts(b.Documents, b.IDs, length, eod)
-	}
-	if b.Positions != nil {
-		data.DocumentPositions(b.Positions, b.IDs, length, eod)
-	}
-	if t.Config.Data.EODMaskLoss {
-		data.MaskLabels(b.Labels, b.IDs, eod)
-	}
-	return nil
+	return d.Batch(step, first+microBatch, t.MicroBatches, data.Rows{IDs: b.IDs, Labels: b.Labels, Starts: b.Documents, Positions: b.Positions})
 }
 
 // labels returns the number of label tokens of a step, over all ranks: each rank counts them all, which costs little next
 // to training on them and needs no exchange before the step's first forward pass.
 func (t *Trainer) labels(d *data.Dataset, step int) (int64, error) {
-	tokens := t.Config.TokensPerStep()
-	if !t.Config.Data.EODMaskLoss {
-		return tokens, nil
+	n, err := d.Labels(step, t.Config.Train.GlobalBatchSize)
+	if err == nil && n == 0 {
+		t.Log.Warn("a batch has no label token: its loss counts as 0 and it has no gradient", "batch", step+1)
 	}
-	masked, err := d.CountInputs(step, t.Config.Train.GlobalBatchSize, int32(t.Config.Data.EOD))
-	if err == nil && masked == tokens {
-		t.Log.Warn("a batch has no label token, only ends of documents: its loss counts as 0 and it has no gradient", "batch", step+1)
-	}
-	return tokens - masked, err
+	return n, err
 }
 
 // describeDocuments says what stops at the ends of documents, "" where nothing does.
@@ -57,6 +39,9 @@ func describeDocuments(d config.Data) string {
 	}
 	if stops == nil {
 		return ""
+	}
+	if d.Packing != "concat" {
+		return "each is whole, or a piece, in its sample, and with it end: " + strings.Join(stops, ", ")
 	}
 	return fmt.Sprintf("each ends with token %d, where these end too: %s", d.EOD, strings.Join(stops, ", "))
 }

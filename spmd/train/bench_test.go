@@ -115,6 +115,9 @@ max_position_embeddings = 1024
 	if err != nil {
 		b.Fatal(err)
 	}
+	if err := PrepareData(b.Context(), c, load, nil); err != nil {
+		b.Fatal(err)
+	}
 	t, err := New(layout, Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
 		SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

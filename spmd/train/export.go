@@ -7,7 +7,6 @@ import (
 
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
-	"lockstep/spmd/data/tokenizer"
 )
 
 // modelDir is where the trained model goes.
@@ -30,9 +29,9 @@ func (t *Trainer) writeModel() error {
 	for _, p := range t.Model.Parameters {
 		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: t.writer(p.Weight)})
 	}
-	if t.Config.Data.Tokenizer == "bytes" {
+	if t.Config.Tokenizer != nil {
 		var err error
-		if m.Files, err = (tokenizer.Bytes{}).Files(); err != nil {
+		if m.Files, err = t.Config.Tokenizer.Files(); err != nil {
 			return err
 		}
 	}

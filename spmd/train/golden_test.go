@@ -108,6 +108,9 @@ func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kerne
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := train.PrepareData(t.Context(), c, load, nil); err != nil {
+		t.Fatal(err)
+	}
 	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64,
 		Sink: sink, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

@@ -41,6 +41,9 @@ func runRanks(t *testing.T, text string, ranks, threads int, overrides ...string
 			return err
 		}
 		defer dev.Close()
+		if err := train.PrepareData(t.Context(), c, load, nil); err != nil {
+			return err
+		}
 		world, err := collective.Join(context.Background(), collective.Options{
 			Place:  collective.Place{Rank: rank, Size: ranks, LocalRank: rank, LocalSize: ranks, Job: "test", Rendezvous: root.Addr()},
 			Secret: secret, NewStream: dev.NewStream, Log: quiet})

@@ -134,11 +134,11 @@ func (t *Trainer) Done() bool {
 // DescribeData prints what the run trains and validates on, and where it goes on from.
 func (t *Trainer) DescribeData(w io.Writer) {
 	if t.training != nil {
-		epochs := float64(t.Config.Train.Steps) * float64(t.Config.Train.GlobalBatchSize) / float64(t.training.Samples())
-		fmt.Fprintf(w, "%-11s%s; %.2f epochs\n", "data", t.training.Summary(), epochs)
+		samples := int64(t.Config.Train.Steps) * int64(t.Config.Train.GlobalBatchSize)
+		fmt.Fprintf(w, "%-11s%s\n", "data", t.training.Summary(samples))
 	}
 	if t.validation != nil {
-		fmt.Fprintf(w, "%-11s%s\n", "validation", t.validation.Summary())
+		fmt.Fprintf(w, "%-11s%s\n", "validation", t.validation.Summary(0))
 	}
 	if t.resumedAt > 0 {
 		fmt.Fprintf(w, "%-11sthe run goes on after step %d\n", "resume", t.resumedAt)

@@ -17,6 +17,7 @@ import (
 	"lockstep/kernels"
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/config"
 	"lockstep/spmd/model"
 )
 
@@ -90,7 +91,11 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("run.gradient_lanes", t.Lanes)
 	add("device.kernels", t.Device.KernelSet())
 	add("data.sequence_length", c.Data.SequenceLength)
+	add("data.packing", c.Data.Packing)
+	add("data.overlong", c.Data.Overlong)
+	add("data.blend", blendWeights(c))
 	add("data.shuffle", c.Data.Shuffle)
+	add("data.order", t.training.Order())
 	add("data.eod", c.Data.EOD)
 	add("data.reset_attention_mask", c.Data.ResetAttentionMask)
 	add("data.reset_position_ids", c.Data.ResetPositionIDs)
@@ -116,6 +121,15 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("lr_schedule.power", c.LRSchedule.Power)
 	add("lr_schedule.decay_steps", c.LRSchedule.DecaySteps)
 	return r, nil
+}
+
+// blendWeights lists the weights of a blend; its paths may move.
+func blendWeights(c *config.Config) []float64 {
+	var weights []float64
+	for _, b := range c.Data.Blend {
+		weights = append(weights, b.Weight)
+	}
+	return weights
 }
 
 // save writes a checkpoint of the state after t.next steps, on rank 0. In the background it waits only until the state is
