@@ -83,6 +83,9 @@ func (p *program) generate(args []string) (err error) {
 		return err
 	}
 	o.sampling.EOD, o.sampling.Vocabulary = tok.EOD(), tok.VocabSize()
+	if o.sampling.Stop, err = generate.StopTokens(o.dir); err != nil {
+		return err
+	}
 	if o.threads == 0 {
 		o.threads = runtime.NumCPU()
 	}

@@ -3,6 +3,7 @@
 package generate
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -27,14 +28,19 @@ type Options struct {
 	// Vocabulary is the number of ids that the tokenizer can turn into text; a model's further ids are never drawn. 0
 	// means all.
 	Vocabulary int
-	// EOD is the end-of-document token; it also stands before an empty prompt.
+	// EOD is the end-of-document token, -1 for none; it also stands before an empty prompt.
 	EOD int32
+	// Stop are further tokens that end the text.
+	Stop []int32
 }
 
 // Text writes the continuation of prompt to w as it is generated. The model must be bound and s be idle.
 func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok tokenizer.Tokenizer, prompt string, o Options) (err error) {
-	ids := tok.Encode(nil, prompt)
+	ids := tok.EncodeSpecial(nil, prompt)
 	if len(ids) == 0 {
+		if o.EOD < 0 {
+			return errors.New("the prompt is empty, and the tokenizer has no token that ends a document to start after; give a prompt")
+		}
 		ids = []int32{o.EOD}
 	}
 	positions := min(len(ids)+o.Tokens, m.Config.MaxPositionEmbeddings)
@@ -60,7 +66,7 @@ func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok to
 	}()
 	for i := len(ids); err == nil; i++ {
 		id := sample(logits, o, numbers.Float64(uint64(i)))
-		if id == o.EOD {
+		if id == o.EOD || slices.Contains(o.Stop, id) {
 			return nil
 		}
 		if _, err := io.WriteString(w, text.Next(id)); err != nil {

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -170,7 +171,7 @@ func (t *huggingFace) Encode(dst []int32, text string) []int32 {
 		return dst
 	}
 	e := t.take()
-	e.dst = dst
+	e.dst = slices.Grow(dst, len(text)/3) // a token has three bytes or more, mostly
 	e.encode(validUTF8(text))
 	dst, e.dst = e.dst, nil
 	t.put(e)
