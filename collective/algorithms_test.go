@@ -6,34 +6,17 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"math/bits"
 	"math/rand/v2"
 	"testing"
 
 	"lockstep/kernels/device"
 )
 
-// treeFold reduces vectors as Group.AllReduce documents: the aligned pairwise tree, in the first power of two of members
-// after the others were folded in.
+// treeFold reduces vectors as Group.AllReduce documents.
 func treeFold(vectors [][]byte, r Reduction) []byte {
-	core := 1 << (bits.Len(uint(len(vectors))) - 1)
-	parts := make([][]byte, core)
-	for i := range parts {
-		parts[i] = bytes.Clone(vectors[i])
-		if i+core < len(vectors) {
-			r.Fold([][]byte{parts[i]}, [][]byte{parts[i], vectors[i+core]})
-		}
-	}
-	for len(parts) > 1 {
-		next := parts[:len(parts)/2]
-		for i := range next {
-			low := bytes.Clone(parts[2*i])
-			r.Fold([][]byte{low}, [][]byte{low, parts[2*i+1]})
-			next[i] = low
-		}
-		parts = next
-	}
-	return parts[0]
+	result := make([]byte, len(vectors[0]))
+	r.Fold([][]byte{result}, vectors)
+	return result
 }
 
 // randomVector makes n bytes of float32 of very different sizes, so that every order of summation has its own rounding.
@@ -48,20 +31,22 @@ func randomVector(random *rand.Rand, n int) []byte {
 
 var sizes = []int{1, 2, 3, 4, 5, 6, 8}
 
-func knobs(segment, small int) jobOption {
-	return func(_ *RootOptions, o *Options) { o.segmentBytes, o.smallBytes = segment, small }
+func knobs(segment int, algorithm Algorithm) jobOption {
+	return func(_ *RootOptions, o *Options) { o.segmentBytes, o.Algorithm = segment, algorithm }
 }
 
 func TestAllReduce(t *testing.T) {
 	lengths := []int{0, 1, 2, 3, 5, 7, 8, 13, 64, 100, 257, 1000, 5000, 40000}
 	for _, p := range sizes {
-		for name, knob := range map[string]jobOption{"default": knobs(0, 0), "tiny segments": knobs(20, -1), "all small": knobs(0, 1<<20)} {
+		for name, knob := range map[string]jobOption{
+			"default": knobs(0, Auto), "tiny segments": knobs(20, Halving), "direct": knobs(20, Direct), "doubling": knobs(0, Doubling),
+		} {
 			t.Run(fmt.Sprintf("p=%d/%s", p, name), func(t *testing.T) {
 				j := newJob(t, p, knob)
 				groups := j.groups("data")
 				random := rand.New(rand.NewPCG(1, uint64(p)))
 				for _, n := range lengths {
-					if name == "tiny segments" && n > 5000 {
+					if name != "default" && n > 5000 {
 						continue
 					}
 					for _, r := range []Reduction{sum32(), first64()} {
@@ -113,7 +98,7 @@ func TestAllGather(t *testing.T) {
 				j.all(func(rank int) error {
 					buf := memory(make([]byte, p*slice))
 					copy(buf.Mapped()[rank*slice:(rank+1)*slice], want[rank*slice:])
-					if err := groups[rank].AllGather(buf, device.Event{}).Synchronize(); err != nil {
+					if err := groups[rank].AllGather(buf, nil, device.Event{}).Synchronize(); err != nil {
 						return err
 					}
 					if !bytes.Equal(buf.Mapped(), want) {

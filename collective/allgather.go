@@ -1,27 +1,53 @@
 package collective
 
-// All-gather of p slices, n bytes in all.
+// All-gather of p parts, n bytes in all.
 //
-// Where p is a power of two: recursive doubling. In step i the partner is the member whose position differs in bit i, and
-// both exchange all that they hold, 2^i neighbouring slices. Steps: log2(p). Bytes sent by each member: n (p-1)/p.
+// Doubling, p a power of two: in step i the partner is the member whose position differs in bit i, and both exchange all
+// that they hold, 2^i neighbouring parts. Where p is no power of two (J. Bruck et al., "Efficient Algorithms for All-to-All
+// Communications in Multiport Message-Passing Systems", 1997): in step i a member sends the parts that it holds, its own and
+// those after it, to the member 2^i before it, as far as that one lacks them. Steps: log2(p), rounded up. Bytes sent by each
+// member: n (p-1)/p.
 //
-// Else a ring: in each step a member sends to its right neighbour the slice that it received last, its own first. Steps:
-// p-1. Bytes sent by each member: n (p-1)/p.
-func (g *group) allGather(w *work) error {
-	mem := w.buf.Mapped()
-	p := g.Size()
-	slice := len(mem) / p
-	if p&(p-1) != 0 {
-		return g.ringGather(w, mem, slice)
+// Direct: each member sends its part to every other. Steps: 1, of p-1 messages. Bytes sent by each member: n (p-1)/p.
+//
+// Ring: in each step a member sends to its right neighbour the part that it received last, its own first. Steps: p-1. Bytes
+// sent by each member: n (p-1)/p, all of them to one other member.
+
+// allGather numbers its steps from first on.
+func (t *team) allGather(w *work, mem []byte, offsets []int, first int) error {
+	switch {
+	case w.algorithm == Direct:
+		return t.directGather(w, mem, offsets, first)
+	case w.algorithm == Ring:
+		return t.ringGather(w, mem, offsets, first)
+	case t.size == t.core():
+		return t.doublingGather(w, mem, offsets, first)
 	}
-	step := 0
-	for distance := 1; distance < p; distance *= 2 {
-		peer := g.me ^ distance
-		block := func(member int) []byte { // the slices that member holds
-			first := member &^ (distance - 1)
-			return mem[first*slice : (first+distance)*slice]
+	return t.bruckGather(w, mem, offsets, first)
+}
+
+func (t *team) directGather(w *work, mem []byte, offsets []int, first int) error {
+	mine := mem[offsets[t.me]:offsets[t.me+1]]
+	for i := 1; i < t.size; i++ {
+		if err := t.send(w, first, t.wrap(t.me+i), len(mine), mine); err != nil {
+			return err
 		}
-		if err := g.exchange(w, step, peer, block(g.me), block(peer)); err != nil {
+	}
+	for i := 1; i < t.size; i++ {
+		from := t.wrap(t.me - i)
+		if err := t.receiveFrom(w, first, from, mem[offsets[from]:offsets[from+1]]); err != nil {
+			return err
+		}
+	}
+	return t.flushAll()
+}
+
+func (t *team) doublingGather(w *work, mem []byte, offsets []int, step int) error {
+	for distance := 1; distance < t.size; distance *= 2 {
+		peer := t.me ^ distance
+		out, _ := t.blocks(mem, offsets, t.me&^(distance-1), distance)
+		in, _ := t.blocks(mem, offsets, peer&^(distance-1), distance)
+		if err := t.exchange(w, step, peer, out, peer, in); err != nil {
 			return err
 		}
 		step++
@@ -29,16 +55,41 @@ func (g *group) allGather(w *work) error {
 	return nil
 }
 
-func (g *group) ringGather(w *work, mem []byte, slice int) error {
-	p := g.Size()
-	right, left := (g.me+1)%p, (g.me+p-1)%p
-	for step := range p - 1 {
-		out, in := (g.me+p-step)%p, (left+p-step)%p
-		g.links[right].send(w.header(step, slice), mem[out*slice:(out+1)*slice])
-		if err := g.receiveFrom(w, step, left, mem[in*slice:(in+1)*slice]); err != nil {
+func (t *team) bruckGather(w *work, mem []byte, offsets []int, step int) error {
+	for distance := 1; distance < t.size; distance *= 2 {
+		n := min(distance, t.size-distance)
+		to, from := t.wrap(t.me-distance), t.wrap(t.me+distance)
+		a, b := t.blocks(mem, offsets, t.me, n)
+		if err := t.send(w, step, to, len(a)+len(b), a); err != nil {
 			return err
 		}
-		if err := g.links[right].flush(); err != nil {
+		if err := t.more(to, b); err != nil {
+			return err
+		}
+		a, b = t.blocks(mem, offsets, from, n)
+		if err := t.receive(w, step, from, len(a)+len(b)); err != nil {
+			return err
+		}
+		if err := t.read(from, a); err != nil {
+			return err
+		}
+		if err := t.read(from, b); err != nil {
+			return err
+		}
+		if err := t.flush(to); err != nil {
+			return err
+		}
+		step++
+	}
+	return nil
+}
+
+func (t *team) ringGather(w *work, mem []byte, offsets []int, first int) error {
+	right, left := t.wrap(t.me+1), t.wrap(t.me-1)
+	for step := range t.size - 1 {
+		out, _ := t.blocks(mem, offsets, t.me-step, 1)
+		in, _ := t.blocks(mem, offsets, left-step, 1)
+		if err := t.exchange(w, first+step, right, out, left, in); err != nil {
 			return err
 		}
 	}

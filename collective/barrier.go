@@ -5,16 +5,10 @@ package collective
 // directly or not, from all.
 //
 // Steps: ceil(log2(p)), for any p. Bytes sent: one header each.
-func (g *group) barrier(w *work) error {
-	p := g.Size()
-	step := 0
-	for distance := 1; distance < p; distance *= 2 {
-		to, from := (g.me+distance)%p, (g.me-distance+p)%p
-		g.links[to].send(w.header(step, 0), nil)
-		if _, err := g.links[from].receive(w.header(step, 0)); err != nil {
-			return err
-		}
-		if err := g.links[to].flush(); err != nil {
+func (t *team) barrier(w *work) error {
+	step := stepReduce
+	for distance := 1; distance < t.size; distance *= 2 {
+		if err := t.exchange(w, step, t.wrap(t.me+distance), nil, t.wrap(t.me-distance), nil); err != nil {
 			return err
 		}
 		step++

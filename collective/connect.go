@@ -38,6 +38,9 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 				return conn, nil
 			}
 			conn.Close()
+			if ctx.Err() != nil { // that is why it was closed
+				return nil, fmt.Errorf("%w: handshake with %s: %w", context.Cause(ctx), address, err)
+			}
 			if unanswered++; !errors.Is(err, errNoAnswer) || unanswered == maxAnswers {
 				return nil, fmt.Errorf("handshake with %s: %w", address, err)
 			}
@@ -54,11 +57,12 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 }
 
 // NewGroup makes a group of the given ranks, in this order; this rank must be among them. The name is shown in messages.
-// All members call it, in the same order for all groups; it returns when this rank is connected to all others. Each group
-// has a stream of its own.
+// All members call it, in the same order for all groups. Each group has a stream of its own.
 //
-// Where all members are on one host they are connected by its memory, see shared. Else there is one connection for each pair of members, for each group: groups run at the same time, and on a shared
-// connection one group's data could block another's that the receiver needs first.
+// Where all members are on one host they are connected by its memory, see shared, before NewGroup returns. Else two members
+// connect when an operation first sends between them, for each group: groups run at the same time, and on a
+// shared connection one group's data could block another's that the receiver needs first. So a rank has as many
+// connections as its algorithms have partners, not as the job has ranks.
 func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err := w.checkMembers(ranks); err != nil {
 		return nil, fmt.Errorf("making group %s: %w", name, err)
@@ -71,13 +75,11 @@ func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making group %s: %w", name, err)
 	}
-	connect := w.connect
 	if w.shares(ranks) {
-		connect = w.share
-	}
-	if err := connect(g); err != nil {
-		g.interrupt(err)
-		return nil, fmt.Errorf("making group %s: %w", name, err)
+		if err := w.share(g); err != nil {
+			g.interrupt(err)
+			return nil, fmt.Errorf("making group %s: %w", name, err)
+		}
 	}
 	return g, nil
 }
@@ -112,81 +114,65 @@ func (w *World) register(name string, ranks []int, stream device.HostStream) (*g
 	return g, nil
 }
 
-// connect links the group's members: the lower rank of a pair dials the higher.
-func (w *World) connect(g *group) error {
-	ctx, cancel := context.WithTimeout(context.Background(), w.o.Timeout)
-	defer cancel()
-	type outcome struct {
-		member int
-		conn   net.Conn
-		err    error
+// link returns the link to a member, connected at its first use.
+func (g *group) link(member int) (link, error) {
+	if l, ok := g.links[member]; ok {
+		return l, nil
 	}
-	outcomes := make(chan outcome)
-	for member, rank := range g.ranks {
-		if member == g.me {
-			continue
-		}
-		go func() {
-			conn, err := w.reach(ctx, g, rank)
-			outcomes <- outcome{member, conn, err}
-		}()
+	rank := g.ranks[member]
+	conn, err := g.world.reach(g, rank)
+	if err != nil {
+		return nil, err
 	}
-	var first error
-	for range len(g.ranks) - 1 {
-		o := <-outcomes
-		if o.err != nil {
-			if first == nil {
-				first = o.err
-			}
-			cancel() // the others need not wait any longer
-			continue
-		}
-		g.setLink(o.member, newTCPLink(g, g.ranks[o.member], o.conn))
+	l, err := newTCPLink(g, rank, conn)
+	if err != nil {
+		return nil, err
 	}
-	return first
+	g.links[member] = l
+	return l, nil
 }
 
-// reach connects to one other rank, or waits for its connection.
-func (w *World) reach(ctx context.Context, g *group, rank int) (net.Conn, error) {
-	if w.Rank() < rank {
+// reach connects to another rank, or waits for the connection that it has begun to make. Both may dial at once; then the
+// lower rank's attempt counts, and the higher rank's is refused.
+func (w *World) reach(g *group, rank int) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, w.o.Timeout)
+	defer cancel()
+	c := w.connection(connectionKey{rank, g.id})
+	if c.begin(dialing) {
 		conn, err := w.door.dial(ctx, w.addresses[rank], hello{purpose: purposeData, from: int32(w.Rank()), to: int32(rank), group: g.id})
 		if err == nil {
 			return conn, nil
 		}
-		if cause := w.causeWithin(graceTime); cause != nil {
-			return nil, cause
+		if refused := new(RefusedError); !errors.As(err, &refused) || rank > w.Rank() {
+			return nil, w.unreachable(g, rank, err)
 		}
-		return nil, fmt.Errorf("connecting to rank %d: %w", rank, err)
+		// The lower rank dials itself, so that its connection comes or has come.
 	}
 	select {
-	case conn := <-w.connection(connectionKey{rank, g.id}).conn:
+	case conn := <-c.conn:
 		return conn, nil
-	case <-w.done:
-		return nil, w.Err()
 	case <-w.closing:
 		return nil, errors.New("the job was closed")
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, g.stalled(rank)
-		}
-		return nil, ctx.Err()
+		return nil, w.unreachable(g, rank, ctx.Err())
 	}
 }
 
-// causeWithin waits up to d for the job's failure and returns it, nil when there is none.
-func (w *World) causeWithin(d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-w.done:
-		return w.Err()
-	case <-w.closing:
-	case <-timer.C:
+// unreachable finds the cause behind a failed attempt to connect.
+func (w *World) unreachable(g *group, rank int, err error) error {
+	if cause := g.broken(); cause != nil {
+		return cause
 	}
-	return nil
+	if errors.Is(err, context.DeadlineExceeded) {
+		return g.stalled(rank)
+	}
+	if cause := w.causeWithin(graceTime); cause != nil {
+		return cause
+	}
+	return fmt.Errorf("connecting to rank %d: %w", rank, err)
 }
 
-// connection returns the meeting point for a data connection to this rank.
+// connection returns the meeting point for the data connection with another rank.
 func (w *World) connection(key connectionKey) *connection {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -202,6 +188,31 @@ func (w *World) connectionLocked(key connectionKey) *connection {
 	return c
 }
 
+// begin changes the state from the first and reports whether it did.
+func (c *connection) begin(to connectionState) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != unconnected {
+		return false
+	}
+	c.state = to
+	return true
+}
+
+// claim lets another rank's attempt be the connection, unless there is one already or this rank's own attempt counts.
+func (c *connection) claim(from, self int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state == claimedByPeer:
+		return fmt.Errorf("rank %d is already connected by another process", from)
+	case c.state == dialing && self < from:
+		return fmt.Errorf("rank %d connects to rank %d itself", self, from)
+	}
+	c.state = claimedByPeer
+	return nil
+}
+
 // claim reserves a data connection for an authenticated process.
 func (w *World) claim(h hello) error {
 	w.mu.Lock()
@@ -209,20 +220,15 @@ func (w *World) claim(h hello) error {
 	switch {
 	case h.purpose != purposeData:
 		return errors.New("only data connections go to a rank")
-	case int(h.from) >= w.Rank():
-		return fmt.Errorf("rank %d does not connect to rank %d; the lower rank of two connects", h.from, w.Rank())
+	case int(h.from) >= w.Size() || int(h.from) == w.Rank():
+		return fmt.Errorf("rank %d does not connect to rank %d of a job of %d ranks", h.from, w.Rank(), w.Size())
 	case w.closed:
 		return fmt.Errorf("rank %d is leaving the job", w.Rank())
 	}
-	c := w.connectionLocked(connectionKey{int(h.from), h.group})
-	if c.claimed {
-		return fmt.Errorf("rank %d is already connected by another process", h.from)
-	}
-	c.claimed = true
-	return nil
+	return w.connectionLocked(connectionKey{int(h.from), h.group}).claim(int(h.from), w.Rank())
 }
 
-// hand passes an accepted connection on to NewGroup.
+// hand passes an accepted connection on to the operation that needs it, or will.
 func (w *World) hand(h hello, conn net.Conn) {
 	w.connection(connectionKey{int(h.from), h.group}).conn <- conn
 }

@@ -6,30 +6,55 @@
 // launch runs a Root and starts the ranks, each of which learns its Place from the environment and the job's secret from an
 // inherited pipe. A rank Joins: it opens a control connection to the root, over which it says where it listens and what it
 // is made of (its facts: version, kernel set, configuration). When all have joined and agree on the facts, each is told
-// where the others listen. NewGroup then connects the members of a group to one another. Every connection, to the root or
-// between ranks, begins with a handshake that proves to both ends that the other knows the secret; whoever does not is
-// logged and dropped, and the job goes on.
+// where the others listen. Two members of a group connect when an operation first sends between them. Every connection, to
+// the root or between ranks, begins with a handshake that proves to both ends that the other knows the secret; whoever does
+// not is logged and dropped, and the job goes on.
 //
 // # Operations
 //
 // A Group's operations run as work on a stream of the group's own: they wait for an event of the computation and return one,
 // so that they overlap with it. A caller that would wait at once uses Group.Blocking, whose operations run on its own
-// goroutine. Operations read and write the device's memory in place. For p members and n bytes:
+// goroutine. Operations read and write the device's memory in place. For p members and n bytes (of the buffer,
+// all parts together), q the largest power of two up to p, k = log2(q), and K = log2(p), rounded up:
 //
-//	operation    algorithm                                     steps         bytes sent by each member
-//	all-reduce   vector halving, distance doubling             2 log2(p)     2 n (p-1)/p
-//	  n <= 16 Ki recursive doubling                            log2(p)       n log2(p)
-//	  p not 2^k  the rest folds in first, gets the sum last    + 2           + n for those concerned
-//	all-gather   recursive doubling                            log2(p)       n (p-1)/p
-//	  p not 2^k  ring                                          p - 1         n (p-1)/p
-//	broadcast    binomial tree, segments passed on at once     log2(p) + segments - 1   n for each child, log2(p) at most
-//	barrier      dissemination                                 log2(p)       0
-//	gather       everyone to everyone (small host data)        1             p-1 times its part
+//	operation       algorithm        steps               bytes sent by each member
+//	all-reduce      direct           2, of p-1 messages  2 n (p-1)/p
+//	                doubling         k                   n k
+//	                halving          2k                  2 n (q-1)/q
+//	                ring             2(p-1)              2 n (p-1)/p
+//	                two-level        2 + those of H      2 n (L-1)/L inside the host, 2 (n/L) (H-1)/H to others
+//	reduce-scatter  direct           1, of p-1 messages  n (p-1)/p
+//	                halving          k                   n (q-1)/q
+//	                ring             p-1                 n (p-1)/p
+//	reduce          tree             k + segments - 1    n, the root none
+//	                halving          2k                  2 n (q-1)/q at most
+//	                direct           2                   n, the root n (p-1)/p
+//	all-gather      doubling         K                   n (p-1)/p
+//	                direct           1, of p-1 messages  n (p-1)/p
+//	                ring             p-1                 n (p-1)/p
+//	broadcast       tree             K + segments - 1    n for each child, n K at most
+//	                ring             p - 2 + segments    n
+//	                two-level        both levels' K      n for each child
+//	scatter         direct           1, of p-1 messages  n (p-1)/p by the root
+//	                tree             K                   n (p-1)/p by the root, n/2 at most by others
+//	gather          direct           1                   n/p, the root none
+//	                tree             K                   n/2 at most
+//	all-to-all (-v) pairwise         p-1                 n (p-1)/p
+//	send, receive                    1                   n
+//	barrier         doubling         K                   0
+//	host data       doubling         2K                  n (p-1)/p + 8(p-1)
 //
-// (log2 rounded up; each message has a header of 40 bytes besides.) An algorithm is one file, written against link, which
-// carries messages between two members; a transport is an implementation of link.
+// Where p is no power of two, all-reduce, reduce-scatter and reduce by doubling, halving and tree take two more steps and n
+// more bytes for members that are beyond q or fold in one of those. L members on each of H hosts make two levels. Each
+// message has a header of 44 bytes besides. Messages are cut into segments of 256 KiB, so that folding one overlaps with the
+// transfer of the next.
 //
-// Sums have the same bits on all members, and for p = 1, 2, 4, 8, ... they continue one pairwise tree: see allreduce.go.
+// A cost model chooses the algorithm, unless Options.Algorithm does; Estimates returns what it expects. An algorithm is a
+// few methods of team, written against link, which carries messages between two members; a transport is an implementation
+// of link. An operation is one file.
+//
+// Sums have the same bits on all members, and for p = 1, 2, 4, 8, ... they continue one pairwise tree, whatever the algorithm
+// and the hosts: see allreduce.go. Algorithms that cannot keep this order are used with Options.AnyOrder only.
 //
 // # Shared memory
 //
@@ -41,8 +66,6 @@
 // that all see, and the sums have the bits of the tree, see inplace.go. Buffers that are not symmetric are copied if they
 // are small; if they are not, they travel as messages through rings in shared memory, with the algorithms above. Waiting is
 // described in wait.go: a spin while cores are free, then yielding, then sleep.
-//
-// A group with members on several hosts runs over TCP.
 //
 // # Failure
 //

@@ -236,7 +236,10 @@ func TestRankStopped(t *testing.T) {
 
 func TestGroupNeverMade(t *testing.T) {
 	j := newJob(t, 2, within(300*time.Millisecond))
-	_, err := j.worlds[1].NewGroup("data", everyone(2))
+	g, err := j.worlds[1].NewGroup("data", everyone(2))
+	if err == nil {
+		err = g.Barrier(context.Background())
+	}
 	late := new(TimeoutError)
 	if !errors.As(err, &late) || !strings.Contains(err.Error(), "rank 0 has not made the group") {
 		t.Errorf("got %v", err)
@@ -251,15 +254,15 @@ func TestDifferentOperations(t *testing.T) {
 		"kind": {[2]func(g Group) device.Event{
 			func(g Group) device.Event { return g.AllReduce(memory(make([]byte, 400)), sum32(), device.Event{}) },
 			func(g Group) device.Event { return g.Broadcast(memory(make([]byte, 4)), 1, device.Event{}) },
-		}, []string{"all-reduce 1 (400 B of float32)", "broadcast 1 (4 B from member 1)", "group data", "rank"}},
+		}, []string{"all-reduce 1 (400 B, sum of float32)", "broadcast 1 (4 B from member 1)", "group data", "rank"}},
 		"size": {[2]func(g Group) device.Event{
 			func(g Group) device.Event { return g.AllReduce(memory(make([]byte, 8)), sum32(), device.Event{}) },
 			func(g Group) device.Event { return g.AllReduce(memory(make([]byte, 2<<20)), sum32(), device.Event{}) },
-		}, []string{"8 B of float32", "2.1 MB of float32"}},
+		}, []string{"8 B, sum of float32", "2.1 MB, sum of float32"}},
 		"type": {[2]func(g Group) device.Event{
 			func(g Group) device.Event { return g.AllReduce(memory(make([]byte, 8)), sum32(), device.Event{}) },
 			func(g Group) device.Event { return g.AllReduce(memory(make([]byte, 8)), first64(), device.Event{}) },
-		}, []string{"8 B of float32", "8 B of int64"}},
+		}, []string{"8 B, sum of float32", "8 B, sum of int64"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJob(t, 2)
@@ -296,7 +299,7 @@ func TestBadArguments(t *testing.T) {
 			return g.AllReduce(memory(make([]byte, 7)), sum32(), device.Event{}).Synchronize()
 		},
 		"no type":       func(g Group) error { return g.AllReduce(memory(nil), Reduction{}, device.Event{}).Synchronize() },
-		"uneven slices": func(g Group) error { return g.AllGather(memory(make([]byte, 3)), device.Event{}).Synchronize() },
+		"uneven slices": func(g Group) error { return g.AllGather(memory(make([]byte, 3)), nil, device.Event{}).Synchronize() },
 		"root":          func(g Group) error { return g.Broadcast(memory(nil), 2, device.Event{}).Synchronize() },
 		"not mapped": func(g Group) error {
 			buf := device.Region{Storage: device.NewStorage(4096, nil, 8, nil), Bytes: 8}

@@ -1,40 +1,49 @@
 package collective
 
-import "fmt"
-
-// Gather of small host data, whose sizes differ: each member sends its part to all others.
+// Gather of p parts, n bytes in all, to a root: scatter.go in the other direction.
 //
-// Steps: 1. Bytes sent by each member: (p-1) times its part.
-func (g *group) gather(w *work) error {
-	mine := w.host[g.me]
-	for member, l := range g.links {
-		if member != g.me {
-			l.send(w.header(0, len(mine)), mine)
-		}
+// Direct: each member sends its part to the root. Steps: 1. Bytes sent: its part by each member.
+//
+// Tree: up the binomial tree. A member collects the parts of all members below it in scratch memory and sends them
+// together. Steps: ceil(log2(p)). Bytes sent: at most half of n.
+
+func (t *team) gather(w *work, mem []byte, offsets []int) error {
+	if w.algorithm == Direct {
+		return t.directCollect(w, mem, offsets)
 	}
-	for member, l := range g.links {
-		if member == g.me {
-			continue
-		}
-		want := w.header(0, 0)
-		want.size = anySize
-		size, err := l.receive(want)
-		if err != nil {
+	s := t.subtree(w.root, offsets)
+	held := mem
+	if s.v != 0 {
+		held = t.g.scratch.bytes(s.size(0, s.n))
+		copy(held, mem)
+	}
+	for distance := 1; distance < s.n; distance *= 2 {
+		child := s.member(s.v + distance)
+		a, b := s.pieces(held, distance, min(distance, s.n-distance))
+		if err := t.receive(w, stepGather, child, len(a)+len(b)); err != nil {
 			return err
 		}
-		if size < 0 || size > maxGatherBytes {
-			return fmt.Errorf("rank %d sends %d bytes, more than the limit of %d", g.ranks[member], size, maxGatherBytes)
+		if err := t.read(child, a); err != nil {
+			return err
 		}
-		w.host[member] = make([]byte, size)
-		if err := l.read(w.host[member]); err != nil {
+		if err := t.read(child, b); err != nil {
 			return err
 		}
 	}
-	for member, l := range g.links {
-		if member != g.me {
-			if err := l.flush(); err != nil {
-				return err
-			}
+	if s.v == 0 {
+		return nil
+	}
+	return t.sendTo(w, stepGather, s.member(s.v&(s.v-1)), held)
+}
+
+func (t *team) directCollect(w *work, mem []byte, offsets []int) error {
+	if t.me != w.root {
+		return t.sendTo(w, stepGather, w.root, mem)
+	}
+	for i := 1; i < t.size; i++ {
+		from := t.wrap(t.me + i)
+		if err := t.receiveFrom(w, stepGather, from, mem[offsets[from]:offsets[from+1]]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -170,16 +170,16 @@ func (s *shared) reducePart(w *work, part, parts int) {
 	w.reduction.Fold(s.dst, s.src)
 }
 
-// gatherPart fetches the other members' slices for one or, as the only part, for all.
+// gatherPart fetches the other members' parts of the buffer for one or, as the only part, for all.
 func (s *shared) gatherPart(w *work, part, parts int) {
-	slice := w.buf.Bytes / len(s.views)
+	offsets := s.group.parts(w)
 	for i, to := range s.views {
 		if parts > 1 && i != part {
 			continue
 		}
 		for j, from := range s.views {
 			if i != j {
-				copy(to[j*slice:(j+1)*slice], from[j*slice:])
+				copy(to[offsets[j]:offsets[j+1]], from[offsets[j]:])
 			}
 		}
 	}

@@ -140,10 +140,9 @@ func (w *World) claimLocal(h hello) error {
 		return fmt.Errorf("rank %d is leaving the job", w.Rank())
 	}
 	c := w.connectionLocked(connectionKey{int(h.from), h.group})
-	if c.claimed {
+	if !c.begin(claimedByPeer) {
 		return fmt.Errorf("rank %d is already connected by another process", h.from)
 	}
-	c.claimed = true
 	return nil
 }
 

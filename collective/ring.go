@@ -71,13 +71,6 @@ type ringLink struct {
 	headIn  [headerBytes]byte
 }
 
-// An outgoing is data to be written, after a header where it starts a message.
-type outgoing struct {
-	header [headerBytes]byte
-	headed int // bytes of the header that are still to be written
-	data   []byte
-}
-
 func (l *ringLink) send(h header, data []byte) {
 	o := outgoing{headed: headerBytes, data: data}
 	h.encode(&o.header)
@@ -174,8 +167,6 @@ func (l *ringLink) read(p []byte) error {
 	}
 	return nil
 }
-
-func (l *ringLink) interrupt() { l.shared.interrupt() }
 
 // close does nothing: the rings belong to the group's memory.
 func (l *ringLink) close() {}

@@ -138,17 +138,15 @@ func newShared(g *group, memory *mapping, l sharedLayout) *shared {
 	return s
 }
 
-// run does an operation: in place where it can, else by the algorithm over links. What it is, is published first, so that
-// members which have called different operations find out while they wait.
-func (s *shared) run(w *work) error {
+// run does an operation in place where it can and reports whether it is done; if not, it is for an algorithm over links.
+// What it is, is published first, so that members which have called different operations find out while they wait.
+func (s *shared) run(w *work) (done bool, err error) {
 	op := &inPlaceOperations[w.kind]
 	s.publish(w, op.part != nil)
-	if op.part != nil {
-		if done, err := s.together(w, op); done || err != nil {
-			return err
-		}
+	if op.part == nil {
+		return false, nil
 	}
-	return w.run(s.group, w)
+	return s.together(w, op)
 }
 
 // staged is the place of a buffer whose contents are in its member's stage.

@@ -107,7 +107,7 @@ func checkGathered(t *testing.T, j *testJob, groups []Group, place placement, wh
 		buf := place(rank, n)
 		clear(buf.Mapped())
 		copy(buf.Mapped()[rank*slice:(rank+1)*slice], want[rank*slice:])
-		if err := groups[rank].AllGather(buf, device.Event{}).Synchronize(); err != nil {
+		if err := groups[rank].AllGather(buf, nil, device.Event{}).Synchronize(); err != nil {
 			return err
 		}
 		if !bytes.Equal(buf.Mapped(), want) {
@@ -142,7 +142,7 @@ func TestTransportsAgree(t *testing.T) {
 	for _, p := range []int{1, 2, 4, 8} {
 		for _, n := range []int{4, 5000, 100_000} {
 			results := map[string][]byte{}
-			for name, transport := range map[string]jobOption{"tcp": knobs(0, 0), "files": overFiles, "heap": overHeap()} {
+			for name, transport := range map[string]jobOption{"tcp": knobs(0, Auto), "files": overFiles, "heap": overHeap()} {
 				j := newJob(t, p, transport)
 				groups := j.groups("data")
 				buffers := j.alloc(n)
@@ -238,7 +238,7 @@ func randomly(g Group, mem device.Region, seed uint64, rank, count int) error {
 		case 1:
 			e = view.Broadcast(buf, root, device.Event{})
 		case 2:
-			e = view.AllGather(buf, device.Event{})
+			e = view.AllGather(buf, nil, device.Event{})
 			want = nil
 			for member, v := range vectors {
 				want = append(want, v[member*n/g.Size():(member+1)*n/g.Size()]...)
@@ -336,13 +336,13 @@ func TestSharedDifferentOperations(t *testing.T) {
 	}{
 		"kind": {[2]func(g Group) error{reduce(400, sum32()), func(g Group) error {
 			return g.Broadcast(memory(make([]byte, 4)), 1, device.Event{}).Synchronize()
-		}}, []string{"all-reduce 1 (400 B of float32)", "broadcast 1 (4 B from member 1)", "group data"}},
-		"size": {[2]func(g Group) error{reduce(8, sum32()), reduce(2<<20, sum32())}, []string{"8 B of float32", "2.1 MB of float32"}},
-		"type": {[2]func(g Group) error{reduce(8, sum32()), reduce(8, first64())}, []string{"8 B of float32", "8 B of int64"}},
+		}}, []string{"all-reduce 1 (400 B, sum of float32)", "broadcast 1 (4 B from member 1)", "group data"}},
+		"size": {[2]func(g Group) error{reduce(8, sum32()), reduce(2<<20, sum32())}, []string{"8 B, sum of float32", "2.1 MB, sum of float32"}},
+		"type": {[2]func(g Group) error{reduce(8, sum32()), reduce(8, first64())}, []string{"8 B, sum of float32", "8 B, sum of int64"}},
 		"in place and by messages": {[2]func(g Group) error{reduce(8, sum32()), func(g Group) error {
 			_, err := g.GatherBytes(context.Background(), []byte("x"))
 			return err
-		}}, []string{"all-reduce 1 (8 B of float32)", "gather 1"}},
+		}}, []string{"all-reduce 1 (8 B, sum of float32)", "gather of host data 1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJob(t, 2, overFiles)

@@ -1,125 +1,182 @@
 package collective
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// inlineBytes is the largest message, header included, that the stream's goroutine writes itself. It fits the
-	// smallest socket buffer, so that two ranks that write to each other before they read do not wait for each other.
-	inlineBytes = 4 << 10
-	// writeChunk is the most that is written under one deadline: Options.Timeout bounds the time without progress, not
-	// the time that a large message takes.
-	writeChunk = 1 << 20
+	// inBytes is what a link reads ahead: a header and the data of a small message come with one call.
+	inBytes = 16 << 10
+	// writeChunk is the most that is written in one call, so that reading takes its turn.
+	writeChunk = 512 << 10
+	// maxVector is how many pieces one call writes.
+	maxVector = 16
 	// graceTime is how long a broken connection waits for the root to say who was lost. The root learns of a death at the
 	// same time, from the control connection.
 	graceTime = 3 * time.Second
 )
 
-// A tcpLink is a link over one TCP connection. A goroutine writes, so that sending and receiving overlap and two ranks
-// that send large messages to each other cannot deadlock.
+// A tcpLink is a link over one TCP connection. The stream's goroutine itself reads and writes, without blocking: whenever a
+// read would have to wait, it moves what is queued on all of the group's links, and only when nothing moves in either
+// direction does it wait, in one call for all of them (see tcpWaiter). A goroutine for each direction would cost a switch of
+// threads for each message; the runtime's poller costs another.
 type tcpLink struct {
-	group *group
-	peer  int // the other's rank in the job
-	conn  net.Conn
-	in    *bufio.Reader
+	group  *group
+	waiter *tcpWaiter
+	peer   int // the other's rank in the job
+	fd     int
 
-	jobs    chan sendJob
-	pending sync.WaitGroup // jobs not yet written
-	writer  sync.WaitGroup
-	sendErr error // written by whoever writes, read when nothing is pending
+	out     []outgoing // messages not yet written; the first may be in part
+	head    int        // the first of out that is not written whole
+	queued  bool       // whether the waiter knows of out
+	sendErr error
 
-	headOut, headIn [headerBytes]byte
-	small           [inlineBytes]byte
-	vector          [2][]byte   // header and data, for one writev
-	buffers         net.Buffers // a view of vector; a field, so that sending does not allocate
+	in       []byte // read ahead
+	from, to int    // what of it is not yet taken
+	headIn   [headerBytes]byte
+
+	counted counters
 }
 
-// A sendJob is what the writer writes next.
-type sendJob struct {
-	header bool // headOut comes first
+// counters say what a link has sent.
+type counters struct{ messages, bytes int64 }
+
+// An outgoing is data to be written, with a header before it where it starts a message.
+type outgoing struct {
+	header [headerBytes]byte
+	headed int // bytes of the header that are still to be written
 	data   []byte
 }
 
-func newTCPLink(g *group, peer int, conn net.Conn) *tcpLink {
-	// Go sets TCP_NODELAY. Socket buffers are left to the kernel's tuning, which fixed sizes would switch off.
-	l := &tcpLink{group: g, peer: peer, conn: conn, in: bufio.NewReaderSize(conn, inlineBytes), jobs: make(chan sendJob, 4)}
-	l.writer.Go(func() {
-		for job := range l.jobs {
-			if l.sendErr == nil {
-				l.sendErr = l.write(job)
-			}
-			l.pending.Done()
-		}
-	})
-	return l
+// newTCPLink takes over a connection.
+func newTCPLink(g *group, peer int, conn net.Conn) (*tcpLink, error) {
+	defer conn.Close()
+	fd, err := detach(conn)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the connection to rank %d: %w", peer, err)
+	}
+	w, err := g.tcpWaiter()
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &tcpLink{group: g, waiter: w, peer: peer, fd: fd, in: make([]byte, inBytes)}, nil
+}
+
+// detach returns a descriptor of the connection's socket that the runtime's poller does not know, in non-blocking mode.
+func detach(conn net.Conn) (int, error) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return 0, fmt.Errorf("a connection of type %T has no socket", conn)
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	fd, dupErr := -1, error(nil)
+	if err := raw.Control(func(own uintptr) {
+		fd, dupErr = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return 0, err
+	}
+	return fd, dupErr
 }
 
 func (l *tcpLink) send(h header, data []byte) {
-	h.encode(&l.headOut)
-	if headerBytes+len(data) > inlineBytes {
-		l.enqueue(sendJob{header: true, data: data})
+	l.counted.messages++
+	o := outgoing{headed: headerBytes, data: data}
+	h.encode(&o.header)
+	l.enqueue(o)
+}
+
+func (l *tcpLink) more(data []byte) {
+	if len(data) > 0 {
+		l.enqueue(outgoing{data: data})
+	}
+}
+
+func (l *tcpLink) enqueue(o outgoing) {
+	l.counted.bytes += int64(len(o.data))
+	if l.sendErr != nil {
 		return
 	}
-	n := copy(l.small[:], l.headOut[:])
-	n += copy(l.small[n:], data)
-	if l.sendErr == nil {
-		l.sendErr = l.write(sendJob{data: l.small[:n]})
+	l.out = append(l.out, o)
+	if !l.queued {
+		l.queued = true
+		l.waiter.sending = append(l.waiter.sending, l)
 	}
 }
 
-func (l *tcpLink) more(data []byte) { l.enqueue(sendJob{data: data}) }
-
-func (l *tcpLink) enqueue(job sendJob) {
-	l.pending.Add(1)
-	l.jobs <- job // the writer always comes back to it: its writes have deadlines
+// push writes what it can without waiting. It reports whether anything moved.
+func (l *tcpLink) push() (moved bool) {
+	for l.sendErr == nil && l.head < len(l.out) {
+		n, err := unix.Writev(l.fd, l.vector())
+		switch {
+		case n > 0:
+			moved = true
+			l.written(n)
+		case err == unix.EAGAIN:
+			return moved
+		case err != nil && err != unix.EINTR:
+			l.sendErr = err
+		}
+	}
+	// All is written, or nothing can be any more.
+	clear(l.out)
+	l.out, l.head = l.out[:0], 0
+	return moved
 }
 
-func (l *tcpLink) write(job sendJob) error {
-	first := job.data[:min(len(job.data), writeChunk)]
-	if job.header {
-		l.vector = [2][]byte{l.headOut[:], first}
-		l.buffers = l.vector[:]
-		if err := l.arm(l.conn.SetWriteDeadline); err != nil {
-			return err
+// vector lists the next pieces to write, at most writeChunk bytes.
+func (l *tcpLink) vector() [][]byte {
+	v, room := l.waiter.vector[:0], writeChunk
+	for i := l.head; i < len(l.out) && len(v)+2 <= maxVector && room > 0; i++ {
+		o := &l.out[i]
+		if o.headed > 0 {
+			v = append(v, o.header[headerBytes-o.headed:])
 		}
-		if _, err := l.buffers.WriteTo(l.conn); err != nil {
-			return err
+		if n := min(len(o.data), room); n > 0 {
+			v = append(v, o.data[:n])
+			room -= n
 		}
-		job.data = job.data[len(first):]
 	}
-	for len(job.data) > 0 {
-		if err := l.arm(l.conn.SetWriteDeadline); err != nil {
-			return err
-		}
-		n, err := l.conn.Write(job.data[:min(len(job.data), writeChunk)])
-		if err != nil {
-			return err
-		}
-		job.data = job.data[n:]
-	}
-	return nil
+	return v
 }
 
-// arm sets the deadline of the next read or write. An interrupt sets the group's cause first and expires the deadlines
-// then, so that either this check sees the cause or the deadline set here is overridden.
-func (l *tcpLink) arm(set func(time.Time) error) error {
-	if err := set(time.Now().Add(l.group.world.o.Timeout)); err != nil {
-		return err
+// written takes n bytes off the queue.
+func (l *tcpLink) written(n int) {
+	for l.head < len(l.out) {
+		o := &l.out[l.head]
+		k := min(n, o.headed)
+		o.headed -= k
+		n -= k
+		k = min(n, len(o.data))
+		o.data = o.data[k:]
+		n -= k
+		if o.headed > 0 || len(o.data) > 0 {
+			return
+		}
+		l.head++
 	}
-	return l.group.broken()
 }
 
 func (l *tcpLink) flush() error {
-	l.pending.Wait()
-	return l.explain("sending to", l.sendErr)
+	for {
+		l.waiter.push()
+		if l.head == len(l.out) {
+			return l.explain("sending to", l.sendErr)
+		}
+		if err := l.waiter.wait(l.peer, nil); err != nil {
+			return l.explain("sending to", err)
+		}
+	}
 }
 
 func (l *tcpLink) receive(want header) (int, error) {
@@ -137,17 +194,35 @@ func (l *tcpLink) receive(want header) (int, error) {
 }
 
 func (l *tcpLink) read(p []byte) error {
-	for len(p) > 0 {
-		if err := l.arm(l.conn.SetReadDeadline); err != nil {
-			return l.explain("receiving from", err)
+	for {
+		n := copy(p, l.in[l.from:l.to])
+		l.from += n
+		if p = p[n:]; len(p) == 0 {
+			return nil
 		}
-		n, err := l.in.Read(p)
-		p = p[n:]
-		if err != nil && len(p) > 0 {
+		l.from, l.to = 0, 0
+		// What is queued goes first: the other side may wait for it.
+		l.waiter.push()
+		into := p
+		if len(p) < inBytes {
+			into = l.in
+		}
+		n, err := unix.Read(l.fd, into)
+		switch {
+		case n > 0 && len(p) < inBytes:
+			l.to = n
+		case n > 0:
+			p = p[n:]
+		case err == nil:
+			return l.explain("receiving from", io.EOF)
+		case err == unix.EAGAIN:
+			if err := l.waiter.wait(l.peer, l); err != nil {
+				return l.explain("receiving from", err)
+			}
+		case err != unix.EINTR:
 			return l.explain("receiving from", err)
 		}
 	}
-	return nil
 }
 
 // explain finds the cause behind a failed read or write: the group's, if it is broken; the root's finding, if the peer is
@@ -162,13 +237,8 @@ func (l *tcpLink) explain(doing string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return l.group.stalled(l.peer)
 	}
-	timer := time.NewTimer(graceTime)
-	defer timer.Stop()
-	select {
-	case <-l.group.world.done:
-		return l.group.world.Err()
-	case <-l.group.world.closing:
-	case <-timer.C:
+	if cause := l.group.world.causeWithin(graceTime); cause != nil {
+		return cause
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("it closed the connection")
@@ -176,14 +246,4 @@ func (l *tcpLink) explain(doing string, err error) error {
 	return fmt.Errorf("%s rank %d: %w", doing, l.peer, err)
 }
 
-func (l *tcpLink) interrupt() {
-	// It fails only on a closed connection, where nothing waits.
-	_ = l.conn.SetDeadline(time.Unix(1, 0))
-}
-
-func (l *tcpLink) close() {
-	close(l.jobs)
-	l.interrupt()
-	l.writer.Wait()
-	l.conn.Close()
-}
+func (l *tcpLink) close() { unix.Close(l.fd) }

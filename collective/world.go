@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,9 +34,17 @@ type Options struct {
 	// Log receives refused connections; nil means slog.Default().
 	Log *slog.Logger
 
-	// For tests, so that short buffers take the paths of long ones. 0 means the defaults; -1 for smallBytes means 0.
-	segmentBytes, smallBytes int
-	sharing                  sharing // nil means files
+	// Algorithm is used for every operation that has it, instead of the one that the cost model finds fastest; see
+	// ParseAlgorithm. Auto, the zero value, leaves it to the model.
+	Algorithm Algorithm
+	// AnyOrder allows reductions in another order than the aligned pairwise tree. The order then depends on the layout, but
+	// is the same for every repetition.
+	AnyOrder bool
+
+	// For tests: the length of segments, so that short buffers take the paths of long ones, and the host of each rank.
+	segmentBytes int
+	hosts        []int
+	sharing      sharing // nil means files
 }
 
 // A World is a rank's membership in its job: it makes groups, and it knows when the job has failed. It is safe for
@@ -45,6 +54,7 @@ type World struct {
 	control   *controlConn // to the root; nil for a process started alone
 	door      *acceptor    // for other ranks' data connections; nil for a process started alone
 	addresses []string     // where the ranks listen
+	cores     int          // of this host
 	local     local        // the ranks of this host
 	done      chan struct{}
 	closing   chan struct{}
@@ -55,21 +65,31 @@ type World struct {
 	closed  bool
 	groups  []*group
 	made    map[string]int                // how many groups there are of a name and members
-	inbound map[connectionKey]*connection // from ranks below this one
+	inbound map[connectionKey]*connection // data connections, by their other end
 	memory  atomic.Pointer[[]*symmetric]  // what Alloc returned, in its order
 }
 
-// A connectionKey names a data connection that another rank makes to this one.
+// A connectionKey names the data connection with another rank.
 type connectionKey struct {
-	from  int
+	peer  int
 	group uint64
 }
 
-// A connection is handed from the acceptor to NewGroup, whichever of them comes first.
+// A connection is the meeting point of the two ranks that want it: this rank's operation and the acceptor.
 type connection struct {
-	claimed bool
-	conn    chan net.Conn // of capacity 1
+	mu    sync.Mutex
+	state connectionState
+	conn  chan net.Conn // what the peer has made; of capacity 1
 }
+
+// A connectionState says who makes a connection.
+type connectionState int
+
+const (
+	unconnected   connectionState = iota
+	dialing                       // this rank
+	claimedByPeer                 // the other
+)
 
 // Join makes this process a member of its job. It returns when all ranks have joined. Errors are a *RefusedError where the
 // root did not let the job form, a *RankLostError where a rank was lost meanwhile.
@@ -89,9 +109,11 @@ func Join(ctx context.Context, o Options) (*World, error) {
 	default:
 		return nil, fmt.Errorf("joining job %q: there is no backend %q", o.Place.Job, o.Backend)
 	}
-	o.segmentBytes, o.smallBytes = orDefault(o.segmentBytes, defaultSegment), orDefault(o.smallBytes, defaultSmall)
+	if o.segmentBytes == 0 {
+		o.segmentBytes = defaultSegment
+	}
 	w := &World{
-		o: o, done: make(chan struct{}), closing: make(chan struct{}),
+		o: o, cores: runtime.NumCPU(), done: make(chan struct{}), closing: make(chan struct{}),
 		made: map[string]int{}, inbound: map[connectionKey]*connection{},
 	}
 	if o.Place.Size == 1 && o.Place.Rendezvous == "" {
@@ -101,16 +123,6 @@ func Join(ctx context.Context, o Options) (*World, error) {
 		return nil, errors.Join(fmt.Errorf("rank %d joining job %q at %s: %w", o.Place.Rank, o.Place.Job, o.Place.Rendezvous, err), w.Close())
 	}
 	return w, nil
-}
-
-func orDefault(n, otherwise int) int {
-	switch {
-	case n == 0:
-		return otherwise
-	case n < 0:
-		return 0
-	}
-	return n
 }
 
 func (w *World) join(ctx context.Context) error {

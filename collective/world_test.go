@@ -166,10 +166,8 @@ func (w *World) die() {
 		w.local.door.listener.Close()
 	}
 	for _, g := range w.groups {
-		for _, l := range g.links {
-			if l, ok := l.(*tcpLink); ok {
-				l.conn.Close()
-			}
+		if g.shared == nil {
+			go g.close() // as soon as its operation lets go of the connections
 		}
 	}
 }
@@ -197,7 +195,7 @@ func TestAlone(t *testing.T) {
 	}
 	buf := device.Region{Storage: s, Bytes: 8}
 	copy(buf.Mapped(), "contents")
-	for _, e := range []device.Event{g.AllReduce(buf, sum32(), device.Event{}), g.AllGather(buf, device.Event{}), g.Broadcast(buf, 0, device.Event{})} {
+	for _, e := range []device.Event{g.AllReduce(buf, sum32(), device.Event{}), g.AllGather(buf, nil, device.Event{}), g.Broadcast(buf, 0, device.Event{})} {
 		if err := e.Synchronize(); err != nil {
 			t.Error(err)
 		}

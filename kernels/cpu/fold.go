@@ -1,105 +1,191 @@
 package cpu
 
-import "unsafe"
+import (
+	"math/bits"
+	"unsafe"
+)
 
-// foldBlock is how many elements of each source fold combines at a time, so that partial sums stay in the fastest cache.
-const foldBlock = 256
+// The functions of this file serve as the Fold of a collective.Reduction: each combines sources, element by element, and
+// stores the result into every destination, in one pass over the memory. Destinations may be among the sources. All slices
+// are of one length, a multiple of the element's size.
+//
+// The order is that of the aligned pairwise tree ((0+1)+(2+3))+((4+5)+(6+7)). Where the number of sources is no power of
+// two, let q be the largest one below it: source q+i is first combined with source i, as the second operand. The bfloat16
+// versions convert to float32, which is exact, and round once, at the end.
 
-// foldLevels bounds the depth of the tree: 2^foldLevels sources, more than a group has ranks.
-const foldLevels = 16
-
-const floatBytes = 4
-
-// SumFloat32 adds float32 sources, element by element, in the order of the aligned pairwise tree
-// ((0+1)+(2+3))+((4+5)+(6+7)), and stores the sum into every destination, in one pass over the memory. Destinations may
-// be among the sources. All slices are of one length, a multiple of the element's size. Where the number of sources is no
-// power of two, those after the largest power of two below it are a tree of their own, added last. It serves as the Fold
-// of a collective.Reduction.
+// SumFloat32 adds float32 sources.
 func SumFloat32(dst, src [][]byte) {
-	switch {
-	case len(src) == 0 || len(dst) == 0:
-	case len(src) == 2:
-		foldTwo(dst, src)
-	default:
-		foldMany(dst, src)
+	if len(src) == 2 && len(dst) > 0 {
+		addTwo(dst, src)
+		return
 	}
+	fold(dst, src, asFloat32, addition)
 }
 
-// foldTwo is fold without partial sums, for exchanges between two ranks.
-func foldTwo(dst, src [][]byte) {
-	block := foldBlock * floatBytes
+// MaxFloat32 takes the largest of float32 sources. A NaN in any source makes a NaN.
+func MaxFloat32(dst, src [][]byte) { fold(dst, src, asFloat32, maximum) }
+
+// MinFloat32 takes the smallest of float32 sources. A NaN in any source makes a NaN.
+func MinFloat32(dst, src [][]byte) { fold(dst, src, asFloat32, minimum) }
+
+// SumBFloat16 adds bfloat16 sources in float32.
+func SumBFloat16(dst, src [][]byte) { fold(dst, src, asBFloat16, addition) }
+
+// MaxBFloat16 takes the largest of bfloat16 sources. A NaN in any source makes a NaN.
+func MaxBFloat16(dst, src [][]byte) { fold(dst, src, asBFloat16, maximum) }
+
+// MinBFloat16 takes the smallest of bfloat16 sources. A NaN in any source makes a NaN.
+func MinBFloat16(dst, src [][]byte) { fold(dst, src, asBFloat16, minimum) }
+
+const (
+	// foldBlock is how many elements of each source are combined at a time, so that partial results stay in the fastest
+	// cache.
+	foldBlock = 256
+	// foldLevels bounds the depth of the tree: 2^foldLevels sources, more than a group has ranks.
+	foldLevels = 16
+)
+
+// encoding is how a fold reaches the numbers in memory.
+type encoding int
+
+const (
+	asFloat32 encoding = iota
+	asBFloat16
+)
+
+// size returns the bytes of one element.
+func (e encoding) size() int {
+	if e == asBFloat16 {
+		return 2
+	}
+	return 4
+}
+
+// addTwo is the sum of two float32 sources without partial sums, for exchanges between two ranks.
+func addTwo(dst, src [][]byte) {
+	const block = foldBlock * 4
 	for from := 0; from < len(src[0]); from += block {
 		to := min(from+block, len(src[0]))
-		fastAdd(numbers(dst[0][from:to]), numbers(src[0][from:to]), numbers(src[1][from:to]))
+		fastAdd(numbers[float32](dst[0][from:to]), numbers[float32](src[0][from:to]), numbers[float32](src[1][from:to]))
 		for _, d := range dst[1:] {
 			copy(d[from:to], dst[0][from:to])
 		}
 	}
 }
 
-func foldMany(dst, src [][]byte) {
-	var sums [foldLevels + 1][foldBlock]float32
-	block := foldBlock * floatBytes
+// partials are a fold's partial results, one for each level of the tree, and room for two blocks of a source that is
+// converted or combined with another before it enters the tree.
+type partials struct {
+	levels [foldLevels + 1][foldBlock]float32
+	leaf   [2][foldBlock]float32
+	second [foldBlock]float32
+}
+
+func fold(dst, src [][]byte, e encoding, c combination) {
+	if len(src) == 0 || len(dst) == 0 {
+		return
+	}
+	var p partials
+	block := foldBlock * e.size()
 	for from := 0; from < len(src[0]); from += block {
 		to := min(from+block, len(src[0]))
-		sum := foldBlocks(&sums, src, from, to)
+		result := p.tree(src, from, to, e, c)
 		for _, d := range dst {
-			copy(numbers(d[from:to]), sum)
+			e.store(d[from:to], result)
 		}
 	}
 }
 
-// foldBlocks returns the sum of the bytes [from, to) of the sources. As in a binary counter, bit k of the number of
-// sources taken so far says whether sums[k] holds the sum of a complete tree over 2^k of them; the next source is carried
+// tree returns the result for the bytes [from, to) of the sources. As in a binary counter, bit k of the number of leaves
+// taken so far says whether levels[k] holds the result of a complete tree over 2^k of them; the next pair is carried
 // upwards through the trees that it completes.
-func foldBlocks(sums *[foldLevels + 1][foldBlock]float32, src [][]byte, from, to int) []float32 {
-	if len(src) == 1 {
-		return numbers(src[0][from:to])
-	}
-	var last []float32
-	for i := 0; i+1 < len(src); i += 2 {
-		level, n := 1, i/2
-		for ; n&1 == 1; n >>= 1 {
+func (p *partials) tree(src [][]byte, from, to int, e encoding, c combination) []float32 {
+	core := 1 << (bits.Len(uint(len(src))) - 1)
+	last := p.source(0, src, core, from, to, e, c)
+	for i := 0; i+1 < core; i += 2 {
+		a, b := last, p.source(1, src[i+1:], core, from, to, e, c)
+		if i > 0 {
+			a = p.source(0, src[i:], core, from, to, e, c)
+		}
+		level := 1
+		for n := i / 2; n&1 == 1; n >>= 1 {
 			level++
 		}
-		// sums[level] is free; the pair's sum goes there, then takes up the complete trees below.
-		a, b := numbers(src[i][from:to]), numbers(src[i+1][from:to])
-		last = sums[level][:len(a)]
-		fastAdd(last, a, b)
+		// levels[level] is free; the pair's result goes there, then takes up the complete trees below.
+		last = p.levels[level][:len(a)]
+		c.combine(last, a, b)
 		for l := 1; l < level; l++ {
-			fastAdd(last, sums[l][:len(a)], last)
+			c.combine(last, p.levels[l][:len(a)], last)
 		}
 	}
-	return foldRest(sums, src, last, from, to)
+	return last
 }
 
-// foldRest adds up the trees that are left when the number of sources is no power of two, the smallest first.
-func foldRest(sums *[foldLevels + 1][foldBlock]float32, src [][]byte, last []float32, from, to int) []float32 {
-	n := len(src)
-	if n&(n-1) == 0 {
-		return last
+// source returns a leaf of the tree: the first source of src, combined with the one that is core later, if there is one.
+func (p *partials) source(slot int, src [][]byte, core, from, to int, e encoding, c combination) []float32 {
+	leaf := e.load(p.leaf[slot][:], src[0][from:to])
+	if core >= len(src) {
+		return leaf
 	}
-	rest := sums[0][:(to-from)/floatBytes]
-	started := n&1 == 1
-	if started {
-		copy(rest, numbers(src[n-1][from:to]))
+	n := len(leaf)
+	c.combine(p.leaf[slot][:n], leaf, e.load(p.second[:], src[core][from:to]))
+	return p.leaf[slot][:n]
+}
+
+// load returns b as float32: itself, or converted into room.
+func (e encoding) load(room []float32, b []byte) []float32 {
+	if e == asFloat32 {
+		return numbers[float32](b)
 	}
-	for level, left := 1, n>>1; left > 0; level, left = level+1, left>>1 {
-		switch {
-		case left&1 == 0:
-		case started:
-			fastAdd(rest, sums[level][:len(rest)], rest)
-		default:
-			copy(rest, sums[level][:len(rest)])
-			started = true
+	x := numbers[uint16](b)
+	whole := len(x) / castWhole * castWhole
+	fastWiden(room[:whole], x[:whole])
+	widenGeneric(room[whole:len(x)], x[whole:])
+	return room[:len(x)]
+}
+
+// store writes x to b.
+func (e encoding) store(b []byte, x []float32) {
+	if e == asFloat32 {
+		copy(numbers[float32](b), x)
+		return
+	}
+	y := numbers[uint16](b)
+	whole := len(x) / castWhole * castWhole
+	fastNarrow(y[:whole], x[:whole])
+	narrowGeneric(y[whole:], x[whole:])
+}
+
+// A combination is what a fold does to two numbers. It is no function value, because what is passed to one escapes to the
+// heap.
+type combination int
+
+const (
+	addition combination = iota
+	maximum
+	minimum
+)
+
+// combine computes y[i] of a[i] and b[i].
+func (c combination) combine(y, a, b []float32) {
+	a, b = a[:len(y)], b[:len(y)]
+	switch c {
+	case addition:
+		fastAdd(y, a, b)
+	case maximum:
+		for i := range y {
+			y[i] = max(a[i], b[i])
+		}
+	case minimum:
+		for i := range y {
+			y[i] = min(a[i], b[i])
 		}
 	}
-	return rest
 }
 
-func numbers(b []byte) []float32 {
+func numbers[T float32 | uint16](b []byte) []T {
 	if len(b) == 0 {
 		return nil
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/floatBytes)
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), len(b)/int(unsafe.Sizeof(*new(T))))
 }

@@ -1,70 +1,139 @@
 package cpu
 
 import (
+	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"lockstep/kernels/device"
 )
 
-// treeSum adds the numbers in the order that SumFloat32 promises.
-func treeSum(x []float32) float32 {
-	if len(x) == 1 {
-		return x[0]
+// treeOf combines the numbers in the order that the folds promise.
+func treeOf(x []float32, combine func(a, b float32) float32) float32 {
+	core := 1
+	for 2*core <= len(x) {
+		core *= 2
 	}
-	half := 1
-	for 2*half < len(x) {
-		half *= 2
+	leaves := slices.Clone(x[:core])
+	for i := core; i < len(x); i++ {
+		leaves[i-core] = combine(leaves[i-core], x[i])
 	}
-	return treeSum(x[:half]) + treeSum(x[half:])
+	for ; len(leaves) > 1; leaves = leaves[:len(leaves)/2] {
+		for i := range len(leaves) / 2 {
+			leaves[i] = combine(leaves[2*i], leaves[2*i+1])
+		}
+	}
+	return leaves[0]
 }
+
+func add(a, b float32) float32 { return a + b }
 
 // value is a number whose sums depend on their order.
 func value(source, i int) float64 {
 	return math.Sin(float64(100*source+i)) * math.Pow(10, float64(i%7))
 }
 
-func TestSumFloat32(t *testing.T) {
-	for n := 1; n <= 17; n++ {
-		for _, length := range []int{0, 1, 255, 256, 700} {
-			t.Run(fmt.Sprintf("%d-sources-of-%d", n, length), func(t *testing.T) {
-				src := make([][]byte, n)
-				want := make([]float32, length)
-				column := make([]float32, n)
-				typed := make([][]float32, n)
-				for s := range src {
-					typed[s] = make([]float32, length)
-					for i := range typed[s] {
-						typed[s][i] = float32(value(s, i))
+// folds are all functions of fold.go with what they do to two numbers.
+var folds = map[string]struct {
+	fold    func(dst, src [][]byte)
+	combine func(a, b float32) float32
+	narrow  bool
+}{
+	"SumFloat32":  {SumFloat32, add, false},
+	"MaxFloat32":  {MaxFloat32, func(a, b float32) float32 { return max(a, b) }, false},
+	"MinFloat32":  {MinFloat32, func(a, b float32) float32 { return min(a, b) }, false},
+	"SumBFloat16": {SumBFloat16, add, true},
+	"MaxBFloat16": {MaxBFloat16, func(a, b float32) float32 { return max(a, b) }, true},
+	"MinBFloat16": {MinBFloat16, func(a, b float32) float32 { return min(a, b) }, true},
+}
+
+func TestFolds(t *testing.T) {
+	for name, f := range folds {
+		for n := 1; n <= 17; n++ {
+			for _, length := range []int{0, 1, 255, 256, 700} {
+				t.Run(fmt.Sprintf("%s/%d-sources-of-%d", name, n, length), func(t *testing.T) {
+					sources, want := make([][]float32, n), make([]float32, length)
+					for s := range sources {
+						sources[s] = make([]float32, length)
+						for i := range sources[s] {
+							sources[s][i] = float32(value(s, i))
+						}
+						if f.narrow {
+							widenGeneric(sources[s], narrowed(sources[s]))
+						}
 					}
-					src[s] = device.BytesOf(typed[s])
-				}
-				for i := range want {
-					for s := range column {
-						column[s] = typed[s][i]
+					column := make([]float32, n)
+					for i := range want {
+						for s := range column {
+							column[s] = sources[s][i]
+						}
+						want[i] = treeOf(column, f.combine)
 					}
-					want[i] = treeSum(column)
-				}
-				// Into a buffer of its own, then into one of its own and all sources.
-				out := make([]float32, length)
-				SumFloat32([][]byte{device.BytesOf(out)}, src)
-				equal(t, out, want)
-				clear(out)
-				SumFloat32(append([][]byte{device.BytesOf(out)}, src...), src)
-				for _, x := range append(typed, out) {
-					equal(t, x, want)
-				}
-			})
+					encode := device.BytesOf[float32]
+					if f.narrow {
+						encode = func(x []float32) []byte { return device.BytesOf(narrowed(x)) }
+					}
+					src := make([][]byte, n)
+					for s := range src {
+						src[s] = encode(sources[s])
+					}
+					checkFold(t, f.fold, src, encode(want))
+				})
+			}
 		}
 	}
 }
 
-func equal(t *testing.T, got, want []float32) {
+// checkFold folds into a buffer of its own, then into one of its own and all sources.
+func checkFold(t *testing.T, fold func(dst, src [][]byte), src [][]byte, want []byte) {
 	t.Helper()
-	for i := range want {
-		if got[i] != want[i] {
-			t.Fatalf("element %d is %v, expected %v", i, got[i], want[i])
+	out := make([]byte, len(want))
+	fold([][]byte{out}, src)
+	if !bytes.Equal(out, want) {
+		t.Fatal("the result differs from the tree's")
+	}
+	clear(out)
+	fold(append([][]byte{out}, src...), src)
+	for i, b := range append(src, out) {
+		if !bytes.Equal(b, want) {
+			t.Fatalf("destination %d differs from the tree's", i)
+		}
+	}
+}
+
+func narrowed(x []float32) []uint16 {
+	y := make([]uint16, len(x))
+	narrowGeneric(y, x)
+	return y
+}
+
+func TestFoldOfNaN(t *testing.T) {
+	nan := float32(math.NaN())
+	for name, f := range folds {
+		for at := range 5 {
+			src := make([][]byte, 5)
+			for s := range src {
+				x := []float32{float32(s)}
+				if s == at {
+					x[0] = nan
+				}
+				if src[s] = device.BytesOf(x); f.narrow {
+					src[s] = device.BytesOf(narrowed(x))
+				}
+			}
+			out := make([]byte, len(src[0]))
+			f.fold([][]byte{out}, src)
+			x := []float32{0}
+			if f.narrow {
+				widenGeneric(x, numbers[uint16](out))
+			} else {
+				copy(x, numbers[float32](out))
+			}
+			if x[0] == x[0] {
+				t.Errorf("%s of a NaN in source %d is %v", name, at, x[0])
+			}
 		}
 	}
 }
@@ -93,16 +162,16 @@ func BenchmarkSumFloat32(b *testing.B) {
 	}
 }
 
-func TestSumsAllocateNothing(t *testing.T) {
+func TestFoldsAllocateNothing(t *testing.T) {
 	src := make([][]byte, 5)
 	for i := range src {
 		src[i] = make([]byte, 4<<10)
 	}
 	for _, n := range []int{2, 5} {
-		if allocations := testing.AllocsPerRun(10, func() {
-			SumFloat32(src[:n], src[:n])
-		}); allocations != 0 {
-			t.Errorf("%d sources: %v allocations", n, allocations)
+		for name, f := range folds {
+			if allocations := testing.AllocsPerRun(10, func() { f.fold(src[:n], src[:n]) }); allocations != 0 {
+				t.Errorf("%s of %d sources: %v allocations", name, n, allocations)
+			}
 		}
 	}
 }

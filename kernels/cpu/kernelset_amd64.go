@@ -28,6 +28,24 @@ func fastAdd(y, a, b []float32) {
 	}
 }
 
+// fastWiden is kernelSet.widen for work without a Device.
+func fastWiden(y []float32, x []uint16) {
+	if cpufeatures.X86.HasAVX2 && len(y) > 0 {
+		widenAVX2(y, x)
+	} else {
+		widenGeneric(y, x)
+	}
+}
+
+// fastNarrow is kernelSet.narrow for work without a Device.
+func fastNarrow(y []uint16, x []float32) {
+	if cpufeatures.X86.HasAVX2 && len(y) > 0 {
+		narrowAVX2(y, x)
+	} else {
+		narrowGeneric(y, x)
+	}
+}
+
 // avx2Set needs AVX2, FMA and BMI2: Intel's Haswell (2013), AMD's Zen (2017) and what came after them.
 func avx2Set() *kernelSet {
 	return &kernelSet{

@@ -8,6 +8,20 @@ func kernelSets() []*kernelSet { return []*kernelSet{neonSet(), genericSet()} }
 // fastAdd is kernelSet.add for work without a Device.
 func fastAdd(y, a, b []float32) { addNEON(y, a, b) }
 
+// fastWiden is kernelSet.widen for work without a Device.
+func fastWiden(y []float32, x []uint16) {
+	if len(y) > 0 {
+		widenNEON(y, x)
+	}
+}
+
+// fastNarrow is kernelSet.narrow for work without a Device.
+func fastNarrow(y []uint16, x []float32) {
+	if len(y) > 0 {
+		narrowNEON(y, x)
+	}
+}
+
 // neonSet needs Advanced SIMD, which is part of every arm64 processor that Go runs on.
 func neonSet() *kernelSet {
 	return &kernelSet{

@@ -7,3 +7,9 @@ func kernelSets() []*kernelSet { return []*kernelSet{genericSet()} }
 
 // fastAdd is kernelSet.add for work without a Device.
 func fastAdd(y, a, b []float32) { addGeneric(y, a, b) }
+
+// fastWiden is kernelSet.widen for work without a Device.
+func fastWiden(y []float32, x []uint16) { widenGeneric(y, x) }
+
+// fastNarrow is kernelSet.narrow for work without a Device.
+func fastNarrow(y []uint16, x []float32) { narrowGeneric(y, x) }

@@ -122,7 +122,7 @@ func (t *Trainer) shareReport(stop bool) device.Event {
 	if auxiliary := t.placed.executor.AuxiliaryLosses(); !auxiliary.IsZero() {
 		t.Device.Copy(t.Stream, mine.Narrow(0, n+1, width), auxiliary.Reshape(width-n-1))
 	}
-	return t.data.AllGather(t.placed.report.Region(), t.Stream.Record())
+	return t.data.AllGather(t.placed.report.Region(), nil, t.Stream.Record())
 }
 
 // readReport returns the sum of the label tokens' losses: those of all micro batches, added in their order in float64. stop

@@ -1,0 +1,166 @@
+package collective
+
+import (
+	"net"
+	"slices"
+)
+
+// Two-level algorithms, for groups that span hosts: what can be done inside a host is done there, and only the rest travels
+// between hosts. H hosts, p members, n bytes.
+//
+// All-reduce, where each host has the same number L of members: a reduce-scatter inside each host, an all-reduce of each
+// part among the members that have it, one on each host, and an all-gather inside each host. Steps: those of the
+// three. Bytes between hosts sent by each member: 2 (n/L) (H-1)/H. Where each host has 2^k neighbouring members and H is a
+// power of two, the order is that of the aligned tree: its lower levels inside the hosts, its upper levels between them.
+//
+// All-reduce, otherwise: a reduce to the first member of each host, an all-reduce among those, a broadcast inside each host.
+// Its order is another one than the tree's, so that it needs Options.AnyOrder, as does the former on hosts that are not a
+// power of two.
+//
+// Broadcast: from the root to the first member of each host, then inside the hosts. On the root's host, the root is the
+// first.
+
+// A topology is how a group's members lie on hosts.
+type topology struct {
+	hosts int
+	host  []int // of each member, numbered by the first member on each
+	local int   // members on each host, where all have the same number, else 0
+	// aligned says that each host has 2^k neighbouring members, and the number of hosts is a power of two.
+	aligned bool
+}
+
+// newTopology numbers hosts, given by any names, as they come.
+func newTopology[T comparable](names []T) topology {
+	t := topology{host: make([]int, len(names))}
+	numbers := map[T]int{}
+	var members []int
+	for i, name := range names {
+		h, ok := numbers[name]
+		if !ok {
+			h = len(numbers)
+			numbers[name] = h
+			members = append(members, 0)
+		}
+		t.host[i] = h
+		members[h]++
+	}
+	t.hosts, t.local = len(members), len(names)/max(1, len(members))
+	neighbours := true
+	for i, h := range t.host {
+		if members[h] != t.local {
+			t.local = 0
+			break
+		}
+		neighbours = neighbours && h == i/t.local
+	}
+	t.aligned = t.local > 0 && neighbours && powerOfTwo(t.local) && powerOfTwo(t.hosts)
+	return t
+}
+
+func powerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }
+
+// hostsOf returns names of the hosts of ranks. Ranks that listen at one address are on one host.
+func (w *World) hostsOf(ranks []int) []string {
+	names := make([]string, len(ranks))
+	for i, rank := range ranks {
+		switch {
+		case w.o.hosts != nil:
+			names[i] = string(rune('a' + w.o.hosts[rank]))
+		case w.addresses != nil:
+			names[i], _, _ = net.SplitHostPort(w.addresses[rank]) // the root has checked them
+		}
+	}
+	return names
+}
+
+// teams are those of a group.
+type teams struct {
+	all    team
+	local  team // the members on this host
+	across team // the members in the same place on the other hosts, where all have the same number
+	root   team // one member of each host, the root on its own; made by each broadcast
+	first  team // the first member of each host, of which this may be none
+}
+
+func newTeams(g *group) teams {
+	t := teams{all: team{g: g, me: g.me, size: len(g.ranks)}}
+	top := &g.topology
+	if top.hosts < 2 {
+		return t
+	}
+	place := 0 // this member's among those on its host
+	for i, h := range top.host {
+		if h == top.host[g.me] {
+			if i == g.me {
+				place = len(t.local.members)
+			}
+			t.local.members = append(t.local.members, i)
+		}
+	}
+	t.local = team{g: g, members: t.local.members, me: place, size: len(t.local.members), base: levelLocal}
+	t.across = g.pick(place)
+	t.root = team{g: g, base: levelAcross}
+	t.first = g.pick(0)
+	return t
+}
+
+// pick makes a team of the members that are in the given place on their hosts.
+func (g *group) pick(place int) team {
+	t := team{g: g, base: levelAcross}
+	seen := make([]int, g.topology.hosts)
+	for i, h := range g.topology.host {
+		if seen[h] == place {
+			if i == g.me {
+				t.me = len(t.members)
+			}
+			t.members = append(t.members, i)
+		}
+		seen[h]++
+	}
+	t.size = len(t.members)
+	return t
+}
+
+func (g *group) twoLevelAllReduce(w *work, mem []byte) error {
+	if g.topology.local == 0 {
+		return g.leadersAllReduce(w, mem)
+	}
+	local, across := &g.teams.local, &g.teams.across
+	offsets := local.cut(len(mem), w.reduction.DType.Size())
+	mine := mem[offsets[local.me]:offsets[local.me+1]]
+	if err := local.directReduceScatter(w, mem, offsets); err != nil {
+		return err
+	}
+	if err := across.allReduce(w, mine, g.acrossAlgorithm(len(mem)/local.size)); err != nil {
+		return err
+	}
+	return local.directGather(w, mem, offsets, stepGather)
+}
+
+// leadersAllReduce is all-reduce where hosts have different numbers of members.
+func (g *group) leadersAllReduce(w *work, mem []byte) error {
+	local, first := &g.teams.local, &g.teams.first
+	if err := local.reduce(w, mem, 0, Tree); err != nil {
+		return err
+	}
+	if local.me == 0 {
+		if err := first.allReduce(w, mem, g.acrossAlgorithm(len(mem))); err != nil {
+			return err
+		}
+	}
+	return local.broadcast(w, mem, 0, Tree)
+}
+
+func (g *group) twoLevelBroadcast(w *work, mem []byte) error {
+	local, across := &g.teams.local, &g.teams.root
+	rootHost, myHost := g.topology.host[w.root], g.topology.host[g.me]
+	across.members = append(across.members[:0], g.teams.first.members...)
+	across.members[rootHost] = w.root
+	across.me, across.size = myHost, len(across.members)
+	if across.members[myHost] == g.me {
+		if err := across.broadcast(w, mem, rootHost, Tree); err != nil {
+			return err
+		}
+	}
+	return local.broadcast(w, mem, max(0, slices.Index(local.members, w.root)), Tree)
+}
