@@ -54,6 +54,16 @@ type AttentionOptions struct {
 	Documents Tensor
 }
 
+// DropoutOptions modifies Dropout.
+type DropoutOptions struct {
+	// Scale multiplies the elements that are kept.
+	Scale float64
+	// Rate is the probability, in [0, 1), with which an element is dropped.
+	Rate float64
+	// Key and Stream choose the random numbers.
+	Key, Stream uint64
+}
+
 // AdamWOptions are one step's hyperparameters.
 type AdamWOptions struct {
 	LR, Beta1, Beta2, Eps, WeightDecay float64
@@ -87,6 +97,10 @@ type Operators interface {
 	// Cast converts x to y, of one shape, one BFloat16 and the other Float32. It rounds to nearest, ties to even, and
 	// numbers beyond BFloat16's range to infinity; a NaN stays a NaN. The other way is exact.
 	Cast(s device.Stream, y, x Tensor)
+	// Dropout computes y[.., C] = Scale * x[.., C], with zeros for the elements that are dropped: element i of the row-major
+	// order is, where word i%4 of Philox4x32-10 with the counter {i/4, Stream} and the key Key, low words first, is below
+	// Rate * 2^32. So the same options drop the same elements again. y may be x. With Rate 0 it scales.
+	Dropout(s device.Stream, y, x Tensor, o DropoutOptions)
 	// Zero fills a dense tensor of any type with zeros.
 	Zero(s device.Stream, x Tensor)
 
@@ -126,7 +140,7 @@ type Operators interface {
 	// SwiGLUBackward computes dx [.., 2I] from dy [.., I] and x. dx may be x.
 	SwiGLUBackward(s device.Stream, dx, dy, x Tensor)
 
-	// Embedding gathers rows: y [rows, C], weight [V,C], ids [rows] Int32 in [0, V).
+	// Embedding gathers rows: y [rows, C], weight [V,C] Float32 or BFloat16, ids [rows] Int32 in [0, V).
 	Embedding(s device.Stream, y, weight, ids Tensor)
 	// EmbeddingBackward scatters rows, in the order of ids: dweight [V,C] = (or +=) sum of dy [rows, C] by id.
 	EmbeddingBackward(s device.Stream, dweight, dy, ids Tensor, accumulate bool)

@@ -179,7 +179,7 @@ func CheckSwiGLUBackward(dx, dy, x Tensor) error {
 func CheckEmbedding(y, weight, ids Tensor) error {
 	return firstError(
 		want("y", y, device.Float32, ids.Len(), weight.Last()),
-		want("weight", weight, device.Float32, weight.Shape[0], y.Last()),
+		want("weight", weight, weight.DType, weight.Shape[0], y.Last()), isFloat("weight", weight),
 		want("ids", ids, device.Int32, y.Rows()),
 		apart("y", y, "weight", weight, false),
 		apart("y", y, "ids", ids, false),

@@ -44,7 +44,15 @@ func CheckCast(y, x Tensor) error {
 	)
 }
 
-// isFloat returns an error unless t is Float32 or BFloat16, the types that MatMul takes and Cast converts.
+// CheckDropout checks the operands and the rate of Dropout.
+func CheckDropout(y, x Tensor, o DropoutOptions) error {
+	if !(o.Rate >= 0 && o.Rate < 1) {
+		return fmt.Errorf("rate %g is not in [0, 1)", o.Rate)
+	}
+	return firstError(rows("y", y), like("x", x, y), apart("y", y, "x", x, true))
+}
+
+// isFloat returns an error unless t is Float32 or BFloat16, the types that MatMul and Embedding take and Cast converts.
 func isFloat(name string, t Tensor) error {
 	if t.DType != device.Float32 && t.DType != device.BFloat16 {
 		return fmt.Errorf("%s is %v, neither %v nor %v", name, t, device.Float32, device.BFloat16)

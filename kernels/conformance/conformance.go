@@ -22,7 +22,7 @@ func Run(t *testing.T, open Open) {
 		name string
 		run  func(s *suite)
 	}{
-		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Cast", testCast}, {"Zero", testZero}, {"Sum", testSum},
+		{"AddBias", testAddBias}, {"Add", testAdd}, {"Copy", testCopy}, {"Cast", testCast}, {"Dropout", testDropout}, {"Zero", testZero}, {"Sum", testSum},
 		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SumHeads", testSumHeads}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},

@@ -49,6 +49,8 @@ func (s *suite) digestRows(add func(name string, outputs ...operand)) {
 	s.d.AddBiasBackward(s.s, dbias.Tensor, dy.Tensor, true)
 	s.d.Add(s.s, dx.Tensor, dx.Tensor, y.Tensor)
 	add("AddBias", y, dbias, dx)
+	s.d.Dropout(s.s, dx.Tensor, y.Tensor, kernels.DropoutOptions{Scale: 2, Rate: 0.5, Key: 3, Stream: 4})
+	add("Dropout", dx)
 	both, half := in(rows, 2*width), in(rows, width)
 	s.d.SwiGLU(s.s, half.Tensor, both.Tensor)
 	add("SwiGLU", half)

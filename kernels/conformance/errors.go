@@ -84,6 +84,10 @@ func testOperandErrors(s *suite) {
 		}},
 		{"Cast", "nothing to convert", func(o kernels.Operators, st device.Stream) { o.Cast(st, x, y) }},
 		{"Cast", "x", func(o kernels.Operators, st device.Stream) { o.Cast(st, narrow, y) }},
+		{"Dropout", "x", func(o kernels.Operators, st device.Stream) {
+			o.Dropout(st, x, narrow, kernels.DropoutOptions{Scale: 1})
+		}},
+		{"Dropout", "rate 1", func(o kernels.Operators, st device.Stream) { o.Dropout(st, x, x, kernels.DropoutOptions{Rate: 1}) }},
 		{"MatMul", "a", func(o kernels.Operators, st device.Stream) { o.MatMul(st, f(4, 4), ids, x, kernels.MatMulOptions{}) }},
 		{"Zero", "x", func(o kernels.Operators, st device.Stream) { o.Zero(st, x.Narrow(1, 0, 3)) }},
 		{"RMSNorm", "rstd", func(o kernels.Operators, st device.Stream) { o.RMSNorm(st, y, f(3), x, c, 1e-5) }},

@@ -288,6 +288,10 @@ func testEmbedding(s *suite) {
 		Embedding(want, weight.values(), list, n.width)
 		s.d.Embedding(s.s, y.Tensor, weight.Tensor, ids.Tensor)
 		s.check("Embedding y", y, want, tolerance{})
+		narrow := s.bfloat16Input(l, v, n.width)
+		Embedding(want, narrow.values(), list, n.width)
+		s.d.Embedding(s.s, y.Tensor, narrow.Tensor, ids.Tensor)
+		s.check("Embedding of bfloat16", y, want, tolerance{})
 
 		dy, dweight := s.input(l, n.rows, n.width), s.target(accumulate, layout{pad: 3}, v, n.width)
 		want = dweight.values()

@@ -54,6 +54,7 @@ func TestGenericDigest(t *testing.T) {
 		"SwiGLU":            "7e6b12d496816340",
 		"SwiGLUBackward":    "4c260ab32c8e830f",
 		"Embedding":         "08189f8ac2ebc7f8",
+		"Dropout":           "82e6e0f11a4eeb7d",
 		"CrossEntropy":      "8ddfe10dba374107",
 		"RoPE":              "2b9c74d3552cbf14",
 		"ClipFactor":        "84fdb532d0892f5d",

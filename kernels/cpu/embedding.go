@@ -23,11 +23,17 @@ func runEmbedding(d *Device, c *call) error {
 	return nil
 }
 
-func embeddingRows(_ *Device, c *call, _ *worker, from, to int) {
+func embeddingRows(d *Device, c *call, _ *worker, from, to int) {
 	y, weight := &c.args[0], &c.args[1]
-	ys, weights, ids := f32(*y), f32(*weight), i32(c.args[2])
+	ys, ids := f32(*y), i32(c.args[2])
 	i, end := rowSpan(y, from, to)
-	for ; i < end; i++ {
+	if weight.DType == device.BFloat16 {
+		for weights := bf16(*weight); i < end; i++ {
+			d.set.toFloat32(ys[row(y, i):][:y.Last()], weights[row(weight, int(ids[i])):][:y.Last()])
+		}
+		return
+	}
+	for weights := f32(*weight); i < end; i++ {
 		copy(ys[row(y, i):][:y.Last()], weights[row(weight, int(ids[i])):])
 	}
 }

@@ -57,6 +57,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"Add":                   func() { d.Add(s, x, x, y) },
 		"Copy":                  func() { d.Copy(s, x, y) },
 		"Cast":                  func() { d.Cast(s, narrow, x) },
+		"Dropout":               func() { d.Dropout(s, x, y, kernels.DropoutOptions{Scale: 1.1, Rate: 0.1}) },
 		"Zero":                  func() { d.Zero(s, x) },
 		"RMSNorm":               func() { d.RMSNorm(s, y, perRow, x, gamma, 1e-5) },
 		"RMSNormBackwardInput":  func() { d.RMSNormBackwardInput(s, z, y, x, perRow, gamma, z) },
