@@ -128,7 +128,7 @@ func openModel(dir string, dev kernels.Device, s device.Stream) (*model.Model, e
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements())); err != nil {
+	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
 		return nil, err
 	}
 	if err := m.Initialize(dev, s, weights, 0); err != nil {

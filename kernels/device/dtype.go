@@ -1,6 +1,9 @@
 package device
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // A DType is the type of a tensor's elements. The zero value is no type.
 type DType uint8
@@ -38,4 +41,23 @@ func (d DType) String() string {
 		return fmt.Sprintf("dtype(%d)", uint8(d))
 	}
 	return dtypes[d].name
+}
+
+// RoundBFloat16 returns the bits of the bfloat16 number nearest to x, the one with an even last place where two are: an infinity
+// beyond the largest one. A NaN stays one.
+func RoundBFloat16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16) | 0x40 // the upper half alone might be an infinity
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// RoundBFloat16s is RoundBFloat16 for each of the values.
+func RoundBFloat16s(values []float32) []uint16 {
+	rounded := make([]uint16, len(values))
+	for i, x := range values {
+		rounded[i] = RoundBFloat16(x)
+	}
+	return rounded
 }

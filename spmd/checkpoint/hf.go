@@ -2,12 +2,15 @@ package checkpoint
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 
 	"lockstep/spmd/checkpoint/safetensors"
 )
@@ -193,6 +196,32 @@ func (w *Weights) Tensor(name string, d safetensors.DType) (safetensors.Tensor, 
 		d = t.dtype
 	}
 	return t.as(cmp.Or(d, t.dtype)), err
+}
+
+// Fingerprint returns a digest of all tensors: their names, types, shapes and elements. It reads them all.
+func (w *Weights) Fingerprint() string {
+	names := w.Names()
+	sums := make([][sha256.Size]byte, len(names))
+	limit := make(chan struct{}, runtime.GOMAXPROCS(0))
+	var all sync.WaitGroup
+	for i, name := range names {
+		all.Go(func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			t, h := w.tensors[name], sha256.New()
+			fmt.Fprintf(h, "%q %s %v\n", name, t.dtype, t.shape)
+			for _, p := range t.parts {
+				h.Write(p)
+			}
+			h.Sum(sums[i][:0])
+		})
+	}
+	all.Wait()
+	whole := sha256.New()
+	for _, sum := range sums {
+		whole.Write(sum[:])
+	}
+	return fmt.Sprintf("%.16x", whole.Sum(nil))
 }
 
 // Close unmaps the weights.

@@ -38,6 +38,7 @@ func (l *loader) checkModel() {
 	if c.Model.Path != "" {
 		l.checkWeights()
 	}
+	l.checkTuning()
 }
 
 // modelProblem reports a mistake in config.json at the key in the configuration that it comes from.

@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"lockstep/kernels/device"
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
@@ -33,6 +34,9 @@ type Config struct {
 	Data Data `toml:"data"`
 	// The length of the run and of its batches.
 	Train Train `toml:"train"`
+	// Fine-tuning by low-rank adapters: the model stays as it is, and the adapters become adapter/ in the output directory,
+	// which PEFT loads.
+	LoRA LoRA `toml:"lora"`
 	// The update rule.
 	Optimizer Optimizer `toml:"optimizer"`
 	// The learning rate of step i, counted from 0. With w = warmup_steps it is `lr*i/w` while i < w; then, with T =
@@ -168,6 +172,29 @@ type Train struct {
 	ClipGradNorm float64 `toml:"clip_grad_norm" range:"[0,)"`
 	// Type of weights, activations and gradients.
 	DType string `toml:"dtype" values:"float32" later:"bfloat16"`
+	// Parameters that stay as they are: patterns of their Hugging Face names, where `*` stands for any text. They take no
+	// gradient and no optimizer state, and are in neither the gradient norm nor the checkpoints.
+	Freeze []string `toml:"freeze"`
+}
+
+// LoRA is section [lora].
+type LoRA struct {
+	// Rank of the adapters. 0: there are none, and the whole model is trained.
+	Rank int `toml:"rank" range:"[0,65536]"`
+	// The adapters' product is multiplied with alpha/rank.
+	Alpha float64 `toml:"alpha" range:"(0,)"`
+	// Multiply with alpha/sqrt(rank) instead.
+	RSLoRA bool `toml:"rslora"`
+	// Probability with which an element of an adapter's input is dropped in training.
+	Dropout float64 `toml:"dropout" range:"[0,1)"`
+	// The adapted modules: patterns of the last part of their names, where `*` stands for any text.
+	TargetModules []string `toml:"target_modules"`
+	// Directory of a PEFT adapter to start from. Its r, lora_alpha, use_rslora and set of target modules must be those of this
+	// section.
+	Init string `toml:"init"`
+	// Type in which the model's matrices are kept. `bfloat16` takes half the memory, and rounds weights that are not in it
+	// already.
+	BaseDType string `toml:"base_dtype" values:"float32,bfloat16"`
 }
 
 // Optimizer is section [optimizer].
@@ -308,6 +335,7 @@ func Default() *Config {
 		Model:      Model{Init: "auto"},
 		Data:       Data{Format: "text", TextKey: "text", Packing: "concat", Overlong: "truncate", Shuffle: true, Order: "lockstep", EOD: -1},
 		Train:      Train{MicroBatchSize: 1, ClipGradNorm: 1, DType: "float32"},
+		LoRA:       LoRA{Alpha: 16, TargetModules: []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, BaseDType: "float32"},
 		Optimizer:  Optimizer{Type: "adamw", Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, WeightDecay: 0.1},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
 		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, PipelineSchedule: "1f1b", VirtualStages: 1},
@@ -325,6 +353,18 @@ func (c *Config) MicroBatches() int { return c.Train.GlobalBatchSize / c.Train.M
 // TokensPerStep returns the number of input tokens of one step. Each has a label, unless data.eod_mask_loss takes it away.
 func (c *Config) TokensPerStep() int64 {
 	return int64(c.Train.GlobalBatchSize) * int64(c.Data.SequenceLength)
+}
+
+// Tuning returns what of the model is trained.
+func (c *Config) Tuning() model.Tuning {
+	t := model.Tuning{Freeze: c.Train.Freeze}
+	if l := c.LoRA; l.Rank > 0 {
+		t.LoRA = &model.LoRA{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, Dropout: l.Dropout, Seed: c.Run.Seed, Targets: l.TargetModules}
+		if l.BaseDType == "bfloat16" {
+			t.FrozenDType = device.BFloat16
+		}
+	}
+	return t
 }
 
 // Schedule returns the learning rate's schedule: of [lr_schedule] what its type has a use for.

@@ -22,6 +22,7 @@ type selfAttention struct {
 // selfAttentionRecord is what selfAttention keeps of a micro batch.
 type selfAttentionRecord struct {
 	full bool // nothing is kept
+	lora loraRecords
 
 	// Kept but for RecomputeFull: what attention took to compute.
 	attended, stats kernels.Tensor // [B*T,N*D]; see AttentionSizes
@@ -63,6 +64,8 @@ func (a *selfAttention) uses() []*Use {
 	return uses
 }
 
+func (a *selfAttention) linears() []*linear { return []*linear{&a.qkv, &a.output} }
+
 func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, nd, kd := size.Tokens(), a.heads*a.dim, a.kvHeads*a.dim
 	r := &selfAttentionRecord{full: m.Recompute == RecomputeFull}
@@ -75,6 +78,8 @@ func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Rec
 	}
 	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
 	r.attended, r.stats = at(attended, t, nd), at(attended, statistics...)
+	r.lora.place(t, projections, m, &a.qkv)
+	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, nd)
 	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
 	return r
@@ -102,6 +107,7 @@ func (a *selfAttention) inputs(r *selfAttentionRecord, size Size) (q, k, v kerne
 
 func (a *selfAttention) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
 	r := record.(*selfAttentionRecord)
+	r.lora.begin(mb)
 	a.attend(c, r, mb, x)
 	a.project(c, r, y)
 }
@@ -128,7 +134,7 @@ func attentionOptions(scale float64, mb *MicroBatch) kernels.AttentionOptions {
 
 // computeInputs computes attention's inputs from x, at the given positions or, where there are none, those of the tables.
 func (a *selfAttention) computeInputs(c *Context, r *selfAttentionRecord, positions, x kernels.Tensor) (q, k, v kernels.Tensor) {
-	a.qkv.forward(c, r.qkv, x)
+	a.qkv.forward(c, r.lora, r.qkv, x)
 	q, k, v = a.inputs(r, c.Size)
 	if a.withQKNorm {
 		qIn, kIn, _ := a.projections(r.qkv, c.Size)
@@ -141,14 +147,15 @@ func (a *selfAttention) computeInputs(c *Context, r *selfAttentionRecord, positi
 }
 
 func (a *selfAttention) project(c *Context, record Record, y kernels.Tensor) {
-	a.output.forward(c, y, record.(*selfAttentionRecord).attended)
+	r := record.(*selfAttentionRecord)
+	a.output.forward(c, r.lora, y, r.attended)
 }
 
 func (a *selfAttention) backwardInput(c *Context, record Record, mb *MicroBatch, dx, dy kernels.Tensor) {
 	r := record.(*selfAttentionRecord)
-	a.output.backwardInput(c, r.dAttended, dy)
+	a.output.backwardInput(c, r.lora, r.dAttended, dy)
 	a.backwardAttention(c, r, mb)
-	a.qkv.backwardInput(c, dx, r.dqkv)
+	a.qkv.backwardInput(c, r.lora, dx, r.dqkv)
 }
 
 // backwardAttention computes r.dqkv from r.dAttended: through attention, RoPE and QK norm.
@@ -174,8 +181,8 @@ func (a *selfAttention) backwardAttention(c *Context, r *selfAttentionRecord, mb
 
 func (a *selfAttention) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, x kernels.Tensor) {
 	r := record.(*selfAttentionRecord)
-	a.qkv.backwardWeight(c, mb, r.dqkv, x)
-	a.output.backwardWeight(c, mb, dy, r.attended)
+	a.qkv.backwardWeight(c, mb, r.lora, r.dqkv, x)
+	a.output.backwardWeight(c, mb, r.lora, dy, r.attended)
 	if a.withQKNorm {
 		qIn, kIn, _ := a.projections(r.qkv, c.Size)
 		a.qNorm.backwardWeight(c, mb, heads4(r.dqNormed, c.Size, 0, a.heads, a.dim), qIn, r.qRstd)

@@ -24,6 +24,8 @@ type block struct {
 // What BackwardWeight needs of x is computed again by the block.
 type part interface {
 	uses() []*Use
+	// linears lists what LoRA can adapt.
+	linears() []*linear
 	// newRecord places what one micro batch needs; the block releases the scratch memory.
 	newRecord(k kernels.Operators, size Size, m *Memory) Record
 	forward(c *Context, r Record, mb *MicroBatch, y, x kernels.Tensor)
@@ -119,6 +121,9 @@ func (b *block) Uses() []*Use {
 	return append(append(b.attention.uses(), b.feedForward.uses()...), b.inputNorm.weight, b.postNorm.weight)
 }
 
+// linears returns the linears that LoRA can adapt.
+func (b *block) linears() []*linear { return append(b.attention.linears(), b.feedForward.linears()...) }
+
 // NewRecord places a blockRecord.
 func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t := size.Tokens()
@@ -174,7 +179,7 @@ func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, d
 	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, r.dh)
 }
 
-// BackwardWeight computes the gradients of all weights.
+// BackwardWeight computes the gradients of all weights that are trained.
 func (b *block) BackwardWeight(c *Context, record Record, mb *MicroBatch, dout kernels.Tensor) {
 	r := record.(*blockRecord)
 	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)

@@ -139,5 +139,5 @@ func (b *block) decode(c *Context, r *blockRecord, kv cache, at int, in, out ker
 // logits computes the logits [1,V] of the last token of in [T,H].
 func (h *head) logits(c *Context, r *headRecord, in, logits kernels.Tensor) {
 	h.norm.forward(c, r.normed, r.rstd, in)
-	h.output.forward(c, logits, r.normed.Narrow(0, c.Size.Tokens()-1, c.Size.Tokens()))
+	h.output.forward(c, nil, logits, r.normed.Narrow(0, c.Size.Tokens()-1, c.Size.Tokens()))
 }

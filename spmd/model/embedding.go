@@ -29,5 +29,8 @@ func (e *embedding) BackwardInput(*Context, Record, *MicroBatch, kernels.Tensor,
 
 // BackwardWeight adds dout [B*T,H] to the touched rows of the table's gradient.
 func (e *embedding) BackwardWeight(c *Context, _ Record, mb *MicroBatch, dout kernels.Tensor) {
+	if e.weight.frozen() {
+		return
+	}
 	c.Kernels.EmbeddingBackward(c.Stream, e.weight.rows(mb.Gradients, mb.Touched), dout, mb.Rows, mb.Accumulate)
 }

@@ -19,6 +19,7 @@ type feedForwardRecord struct {
 	// activated is scratch memory [B*T,I]: the activation, which is computed again for the gradients of weights, and in
 	// between its gradient.
 	activated kernels.Tensor
+	lora      loraRecords
 }
 
 func newFeedForward(b *builder, name string, intermediate int) *feedForward {
@@ -31,41 +32,48 @@ func newFeedForward(b *builder, name string, intermediate int) *feedForward {
 
 func (f *feedForward) uses() []*Use { return append(f.gateUp.uses(), f.down.uses()...) }
 
+func (f *feedForward) linears() []*linear { return []*linear{&f.gateUp, &f.down} }
+
 func (f *feedForward) newRecord(_ kernels.Operators, size Size, m *Memory) Record {
 	t, i := size.Tokens(), f.intermediate
-	return &feedForwardRecord{
+	r := &feedForwardRecord{
 		gateUp:    m.keep(KeepAll).Tensor(device.Float32, t, 2*i),
 		dGateUp:   m.Delayed.Tensor(device.Float32, t, 2*i),
 		activated: m.Scratch.Tensor(device.Float32, t, i),
 	}
+	r.lora.place(t, m.keep(KeepAll), m, &f.gateUp)
+	r.lora.place(t, m.Saved, m, &f.down)
+	return r
 }
 
 func (f *feedForward) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
 	r := record.(*feedForwardRecord)
+	r.lora.begin(mb)
 	f.recompute(c, r, mb, x)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
-	f.down.forward(c, y, r.activated)
+	f.down.forward(c, r.lora, y, r.activated)
 }
 
 func (f *feedForward) recompute(c *Context, record Record, _ *MicroBatch, x kernels.Tensor) {
-	f.gateUp.forward(c, record.(*feedForwardRecord).gateUp, x)
+	r := record.(*feedForwardRecord)
+	f.gateUp.forward(c, r.lora, r.gateUp, x)
 }
 
 func (f *feedForward) backwardInput(c *Context, record Record, _ *MicroBatch, dx, dy kernels.Tensor) {
 	r := record.(*feedForwardRecord)
 	f.throughActivation(c, r, dy)
-	f.gateUp.backwardInput(c, dx, r.dGateUp)
+	f.gateUp.backwardInput(c, r.lora, dx, r.dGateUp)
 }
 
 // throughActivation computes r.dGateUp from dy.
 func (f *feedForward) throughActivation(c *Context, r *feedForwardRecord, dy kernels.Tensor) {
-	f.down.backwardInput(c, r.activated, dy)
+	f.down.backwardInput(c, r.lora, r.activated, dy)
 	c.Kernels.SwiGLUBackward(c.Stream, r.dGateUp, r.activated, r.gateUp)
 }
 
 func (f *feedForward) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, x kernels.Tensor) {
 	r := record.(*feedForwardRecord)
-	f.gateUp.backwardWeight(c, mb, r.dGateUp, x)
+	f.gateUp.backwardWeight(c, mb, r.lora, r.dGateUp, x)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
-	f.down.backwardWeight(c, mb, dy, r.activated)
+	f.down.backwardWeight(c, mb, r.lora, dy, r.activated)
 }

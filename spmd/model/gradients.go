@@ -25,7 +25,7 @@ type Gradients struct {
 func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
 	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.Config.VocabSize, rows)}
 	g.ids = fixed.Tensor(device.Int32, rows)
-	if !m.Config.TieWordEmbeddings {
+	if m.isExpanded(m.table.Parameters[0]) {
 		mark := scratch.Mark()
 		g.expanded = scratch.Tensor(device.Float32, m.tablePiece()*m.Config.HiddenSize)
 		scratch.Release(mark)
@@ -50,7 +50,7 @@ func (g *Gradients) Used() kernels.Tensor {
 // Merge enqueues the addition of the rows to the gradient of a tied head. It comes after all sums over micro batches and
 // ranks: this order does not depend on the layout of ranks.
 func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
-	if m := g.model; m.Config.TieWordEmbeddings {
+	if m := g.model; m.Config.TieWordEmbeddings && !m.table.frozen() {
 		n := g.Touched.Len()
 		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.Parameters[0]), m.table.rows(g.Flat, n), g.ids.Narrow(0, 0, n), true)
 	}
@@ -102,7 +102,7 @@ func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels
 
 // isExpanded reports whether p is a table whose gradient is its touched rows alone.
 func (m *Model) isExpanded(p *Parameter) bool {
-	return !m.Config.TieWordEmbeddings && p == m.table.Parameters[0]
+	return !m.Config.TieWordEmbeddings && p == m.table.Parameters[0] && !p.frozen
 }
 
 // pieceElements bounds a piece of the table's gradient, as far as blocks of the norm allow: 16 MiB, like the head's logits.

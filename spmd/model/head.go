@@ -78,14 +78,14 @@ func (h *head) Forward(c *Context, record Record, mb *MicroBatch, in, _ kernels.
 func (h *head) forwardChunk(c *Context, r *headRecord, mb *MicroBatch, from, to int) {
 	logits, normed := r.logits.Narrow(0, 0, to-from), r.normed.Narrow(0, from, to)
 	losses, labels := r.losses.Narrow(0, from, to), mb.Labels.Narrow(0, from, to)
-	h.output.forward(c, logits, normed)
+	h.output.forward(c, nil, logits, normed)
 	if mb.Gradients.IsZero() {
 		c.Kernels.CrossEntropy(c.Stream, losses, kernels.Tensor{}, logits, labels, 0)
 		return
 	}
 	c.Kernels.CrossEntropy(c.Stream, losses, logits, logits, labels, mb.LossScale)
-	h.output.backwardInput(c, r.dNormed.Narrow(0, from, to), logits)
-	h.output.backwardWeight(c, mb, logits, normed)
+	h.output.backwardInput(c, nil, r.dNormed.Narrow(0, from, to), logits)
+	h.output.backwardWeight(c, mb, nil, logits, normed)
 }
 
 // Recompute does nothing: the gradients are there already.

@@ -32,6 +32,7 @@ type latentAttention struct {
 // latentRecord is what latentAttention keeps of a micro batch.
 type latentRecord struct {
 	full bool // nothing is kept
+	lora loraRecords
 
 	// Kept but for RecomputeFull.
 	attended, stats kernels.Tensor // [B*T,N*V]; see AttentionSizes
@@ -78,6 +79,14 @@ func (a *latentAttention) uses() []*Use {
 	return append(uses, a.output.uses()...)
 }
 
+func (a *latentAttention) linears() []*linear {
+	list := []*linear{&a.query, &a.down, &a.up, &a.output}
+	if a.QueryRank > 0 {
+		list = append(list, &a.queryDown)
+	}
+	return list
+}
+
 func (a *latentAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, key := size.Tokens(), a.heads*(a.PlainDim+a.RotaryDim)
 	r := &latentRecord{full: m.Recompute == RecomputeFull}
@@ -94,6 +103,8 @@ func (a *latentAttention) newRecord(k kernels.Operators, size Size, m *Memory) R
 	r.keys, r.dKeys = at(projections, t, key), at(m.Scratch, t, key)
 	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
 	r.attended, r.stats = at(attended, t, a.heads*a.ValueDim), at(attended, statistics...)
+	r.lora.place(t, projections, m, &a.queryDown, &a.query, &a.down, &a.up)
+	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, a.heads*a.ValueDim)
 	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
 	return r
@@ -134,6 +145,7 @@ func (a *latentAttention) shared(x kernels.Tensor, size Size) kernels.Tensor {
 
 func (a *latentAttention) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
 	r := record.(*latentRecord)
+	r.lora.begin(mb)
 	a.attend(c, r, mb, x)
 	a.project(c, r, y)
 }
@@ -157,14 +169,14 @@ func (a *latentAttention) attend(c *Context, r *latentRecord, mb *MicroBatch, x 
 func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, x kernels.Tensor) (q, k, v kernels.Tensor) {
 	from := x
 	if a.QueryRank > 0 {
-		a.queryDown.forward(c, r.queryDown, x)
+		a.queryDown.forward(c, r.lora, r.queryDown, x)
 		a.queryNorm.forward(c, r.queryNormed, r.queryRstd, r.queryDown)
 		from = r.queryNormed
 	}
-	a.query.forward(c, r.query, from)
-	a.down.forward(c, r.down, x)
+	a.query.forward(c, r.lora, r.query, from)
+	a.down.forward(c, r.lora, r.down, x)
 	a.downNorm.forward(c, r.downNormed, r.downRstd, a.latent(r.down))
-	a.up.forward(c, r.up, r.downNormed)
+	a.up.forward(c, r.lora, r.up, r.downNormed)
 
 	q, k, v = a.inputs(r, c.Size)
 	rotaryQuery, shared, plain := a.rotary(q), a.shared(r.down, c.Size), kernels.Tensor{}
@@ -177,24 +189,25 @@ func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, 
 }
 
 func (a *latentAttention) project(c *Context, record Record, y kernels.Tensor) {
-	a.output.forward(c, y, record.(*latentRecord).attended)
+	r := record.(*latentRecord)
+	a.output.forward(c, r.lora, y, r.attended)
 }
 
 func (a *latentAttention) backwardInput(c *Context, record Record, mb *MicroBatch, dx, dy kernels.Tensor) {
 	r := record.(*latentRecord)
-	a.output.backwardInput(c, r.dAttended, dy)
+	a.output.backwardInput(c, r.lora, r.dAttended, dy)
 	a.backwardAttention(c, r, mb)
 
-	a.up.backwardInput(c, r.dDownNormed, r.dUp)
+	a.up.backwardInput(c, r.lora, r.dDownNormed, r.dUp)
 	a.downNorm.backwardInput(c, a.latent(r.dDown), r.dDownNormed, a.latent(r.down), r.downRstd, kernels.Tensor{})
-	a.down.backwardInput(c, dx, r.dDown)
+	a.down.backwardInput(c, r.lora, dx, r.dDown)
 	if a.QueryRank == 0 {
-		a.query.addBackwardInput(c, dx, r.dQuery)
+		a.query.addBackwardInput(c, r.lora, dx, r.dQuery)
 		return
 	}
-	a.query.backwardInput(c, r.dQueryNormed, r.dQuery)
+	a.query.backwardInput(c, r.lora, r.dQueryNormed, r.dQuery)
 	a.queryNorm.backwardInput(c, r.dQueryDown, r.dQueryNormed, r.queryDown, r.queryRstd, kernels.Tensor{})
-	a.queryDown.addBackwardInput(c, dx, r.dQueryDown)
+	a.queryDown.addBackwardInput(c, r.lora, dx, r.dQueryDown)
 }
 
 // backwardAttention computes r.dQuery, r.dUp and the shared key's part of r.dDown from r.dAttended.
@@ -216,19 +229,19 @@ func (a *latentAttention) backwardAttention(c *Context, r *latentRecord, mb *Mic
 
 func (a *latentAttention) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, x kernels.Tensor) {
 	r := record.(*latentRecord)
-	a.output.backwardWeight(c, mb, dy, r.attended)
+	a.output.backwardWeight(c, mb, r.lora, dy, r.attended)
 	a.downNorm.forward(c, r.downNormed, r.downRstd, a.latent(r.down))
-	a.up.backwardWeight(c, mb, r.dUp, r.downNormed)
+	a.up.backwardWeight(c, mb, r.lora, r.dUp, r.downNormed)
 	a.downNorm.backwardWeight(c, mb, r.dDownNormed, a.latent(r.down), r.downRstd)
-	a.down.backwardWeight(c, mb, r.dDown, x)
+	a.down.backwardWeight(c, mb, r.lora, r.dDown, x)
 	if a.QueryRank == 0 {
-		a.query.backwardWeight(c, mb, r.dQuery, x)
+		a.query.backwardWeight(c, mb, r.lora, r.dQuery, x)
 		return
 	}
 	a.queryNorm.forward(c, r.queryNormed, r.queryRstd, r.queryDown)
-	a.query.backwardWeight(c, mb, r.dQuery, r.queryNormed)
+	a.query.backwardWeight(c, mb, r.lora, r.dQuery, r.queryNormed)
 	a.queryNorm.backwardWeight(c, mb, r.dQueryNormed, r.queryDown, r.queryRstd)
-	a.queryDown.backwardWeight(c, mb, r.dQueryDown, x)
+	a.queryDown.backwardWeight(c, mb, r.lora, r.dQueryDown, x)
 }
 
 func (a *latentAttention) newCache(arena *kernels.Arena, positions int) cache {

@@ -84,6 +84,8 @@ type MicroBatch struct {
 	// Rows are the ids' rows [B*T] Int32 among the Touched rows of the step. The forward pass does not need them.
 	Rows    kernels.Tensor
 	Touched int
+	// Sample is the number of the first sample in the run, which dropout takes its random numbers from.
+	Sample int64
 	// Loss receives the sum of the tokens' losses: [1] Float64.
 	Loss kernels.Tensor
 	// LossScale multiplies the loss's gradient: one over the label tokens of the whole step.
@@ -107,42 +109,6 @@ type Context struct {
 	Balancing *Balancing
 }
 
-// linear is y = x W^T + b: x [rows,in], W [out,in], y [rows,out]. The bias may be nil.
-type linear struct{ weight, bias *Use }
-
-// uses returns the linear's uses.
-func (l linear) uses() []*Use {
-	if l.bias == nil {
-		return []*Use{l.weight}
-	}
-	return []*Use{l.weight, l.bias}
-}
-
-func (l linear) forward(c *Context, y, x kernels.Tensor) {
-	c.Kernels.MatMul(c.Stream, y, x, l.weight.Weight(), kernels.MatMulOptions{TransB: true})
-	if l.bias != nil {
-		c.Kernels.AddBias(c.Stream, y, l.bias.Weight())
-	}
-}
-
-// backwardInput computes dx = dy W.
-func (l linear) backwardInput(c *Context, dx, dy kernels.Tensor) {
-	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), kernels.MatMulOptions{})
-}
-
-// addBackwardInput computes dx += dy W.
-func (l linear) addBackwardInput(c *Context, dx, dy kernels.Tensor) {
-	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), kernels.MatMulOptions{Accumulate: true})
-}
-
-// backwardWeight computes dW = dy^T x and db = the sum of dy over its rows.
-func (l linear) backwardWeight(c *Context, mb *MicroBatch, dy, x kernels.Tensor) {
-	c.Kernels.MatMul(c.Stream, l.weight.Gradient(mb.Gradients), dy, x, kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate})
-	if l.bias != nil {
-		c.Kernels.AddBiasBackward(c.Stream, l.bias.Gradient(mb.Gradients), dy, mb.Accumulate)
-	}
-}
-
 // norm is RMSNorm with a learned scale.
 type norm struct {
 	weight *Use
@@ -164,5 +130,8 @@ func (n norm) backwardInput(c *Context, dx, dy, x, rstd, residual kernels.Tensor
 }
 
 func (n norm) backwardWeight(c *Context, mb *MicroBatch, dy, x, rstd kernels.Tensor) {
+	if n.weight.frozen() {
+		return
+	}
 	c.Kernels.RMSNormBackwardWeight(c.Stream, n.weight.Gradient(mb.Gradients), dy, x, rstd, mb.Accumulate)
 }

@@ -83,6 +83,14 @@ func (m *mixture) uses() []*Use {
 	return uses
 }
 
+// linears lists what LoRA can adapt: of the experts only the shared ones.
+func (m *mixture) linears() []*linear {
+	if m.shared == nil {
+		return nil
+	}
+	return m.shared.linears()
+}
+
 func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record {
 	t, e, top := size.Tokens(), m.Count, m.Route.TopK
 	r := &mixtureRecord{full: mem.Recompute == RecomputeFull}
@@ -162,19 +170,25 @@ func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, d
 	if m.shared != nil {
 		shared := r.shared.(*feedForwardRecord)
 		m.shared.throughActivation(c, shared, dy)
-		m.shared.gateUp.addBackwardInput(c, dx, shared.dGateUp)
+		m.shared.gateUp.addBackwardInput(c, shared.lora, dx, shared.dGateUp)
 	}
 }
 
 func (m *mixture) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, x kernels.Tensor) {
 	r := record.(*mixtureRecord)
 	o := kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate}
-	c.Kernels.MatMul(c.Stream, m.router.Gradient(mb.Gradients), r.dLogits, x, o)
-	c.Kernels.Permute(c.Stream, r.rows, x, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), r.dGateUp, r.rows, r.offsets, o)
-	c.Kernels.ExpertSwiGLU(c.Stream, r.activated, r.gateUp, r.weights, r.position)
-	c.Kernels.Permute(c.Stream, r.rows, dy, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), r.rows, r.activated, r.offsets, o)
+	if !m.router.frozen() {
+		c.Kernels.MatMul(c.Stream, m.router.Gradient(mb.Gradients), r.dLogits, x, o)
+	}
+	if !m.gateUp.frozen() {
+		c.Kernels.Permute(c.Stream, r.rows, x, r.position)
+		c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), r.dGateUp, r.rows, r.offsets, o)
+	}
+	if !m.down.frozen() {
+		c.Kernels.ExpertSwiGLU(c.Stream, r.activated, r.gateUp, r.weights, r.position)
+		c.Kernels.Permute(c.Stream, r.rows, dy, r.position)
+		c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), r.rows, r.activated, r.offsets, o)
+	}
 	if m.shared != nil {
 		m.shared.backwardWeight(c, r.shared, mb, dy, x)
 	}

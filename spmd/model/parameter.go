@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
@@ -11,14 +12,16 @@ import (
 type Init uint8
 
 // Normal draws from a normal distribution of mean 0 and standard deviation initializer_range, as Transformers does for
-// linear layers and embeddings; norms start at one and biases at zero.
+// linear layers and embeddings; norms start at one and biases at zero. Uniform draws from [-b, b) with b one over the root of
+// the last dimension, as PyTorch's linear layers and PEFT's lora_A begin.
 const (
 	Normal Init = iota
 	Ones
 	Zeros
+	Uniform
 )
 
-// A Parameter is one trained tensor, under its Hugging Face name.
+// A Parameter is one tensor of the model, under its Hugging Face name.
 type Parameter struct {
 	Name  string
 	Shape []int
@@ -28,7 +31,9 @@ type Parameter struct {
 	// Weight is the tensor, once the model is bound to memory.
 	Weight kernels.Tensor
 
-	offset int // of the first element in the flat buffer of all parameters
+	frozen  bool // see Model.Tune
+	adapter bool // it is a matrix of LoRA, not of the model's own
+	offset  int  // of the first element in the flat buffer of the trained parameters, unless all of its Use is frozen
 }
 
 // Len returns the number of elements.
@@ -48,16 +53,32 @@ type Use struct {
 	shape      []int
 	gradient   int // offset of the first element in a gradient buffer
 	weight     kernels.Tensor
+	place      int // of a frozen use: offset in the buffer of the frozen weights, in bytes
+	dtype      device.DType
 }
 
 // newUse joins parameters along their first dimension.
 func newUse(ps ...*Parameter) *Use {
-	u := &Use{Parameters: ps, shape: append([]int(nil), ps[0].Shape...)}
+	u := &Use{Parameters: ps, shape: append([]int(nil), ps[0].Shape...), dtype: device.Float32}
 	for _, p := range ps[1:] {
 		u.shape[0] += p.Shape[0]
 	}
 	return u
 }
+
+// frozen reports whether the use has no gradient: all of its parameters are frozen. Where some are not, the others are left
+// out when the weights are updated.
+func (u *Use) frozen() bool {
+	for _, p := range u.Parameters {
+		if !p.frozen {
+			return false
+		}
+	}
+	return true
+}
+
+// trained reports whether gradients change the use.
+func (u *Use) trained() bool { return !u.Parameters[0].Untrained && !u.frozen() }
 
 // Weight returns the joined weights.
 func (u *Use) Weight() kernels.Tensor { return u.weight }
@@ -73,22 +94,27 @@ func (u *Use) rows(g kernels.Tensor, n int) kernels.Tensor {
 }
 
 // span returns the range of this use's gradient in a gradient buffer.
-func (u *Use) span() Span {
+func (u *Use) span() Span { return Span{u.gradient, u.gradient + u.elements()} }
+
+// elements returns the number of elements of the joined weights.
+func (u *Use) elements() int {
 	n := 0
 	for _, p := range u.Parameters {
 		n += p.Len()
 	}
-	return Span{u.gradient, u.gradient + n}
+	return n
 }
 
 // bufferAlign is the alignment of uses in the flat buffers, in elements: whole cache lines and NPU blocks.
 const bufferAlign = 128
 
-// A layout places all parameters in one flat buffer of weights, and the gradients of all uses in one flat buffer of the same
-// order, so that merging, reducing and clearing gradients are operations on one tensor. The embedding's gradient has no
-// place for each row of its table: its touched rows are at the end, so many as there are.
+// A layout places all trained parameters in one flat buffer of weights, and the gradients of all uses in one flat buffer of the
+// same order, so that merging, reducing and clearing gradients are operations on one tensor. The embedding's gradient has no
+// place for each row of its table: its touched rows are at the end, so many as there are. Frozen uses have a buffer of their
+// own, and no gradient.
 type layout struct {
 	weights, dense int // sizes in elements; dense is that of the gradients without the rows
+	frozen         int // size in bytes
 }
 
 // place lays out the uses in order, then the embedding's table, and then what has no gradients. A tied table is that of
@@ -103,8 +129,11 @@ func (l *layout) place(uses []*Use, table *Use) {
 		l.placeUse(u)
 	}
 	l.dense = l.weights
-	if !tied {
+	switch {
+	case !tied:
 		l.placeUse(table)
+	case table.frozen():
+		table.place = tiedUse(uses, table).place
 	}
 	table.gradient = l.dense
 	for _, u := range uses {
@@ -114,8 +143,20 @@ func (l *layout) place(uses []*Use, table *Use) {
 	}
 }
 
+// tiedUse returns the other use of a tied table.
+func tiedUse(uses []*Use, table *Use) *Use {
+	i := slices.IndexFunc(uses, func(u *Use) bool { return u != table && u.Parameters[0] == table.Parameters[0] })
+	return uses[i]
+}
+
 // placeUse gives the parameters of a use the next place.
 func (l *layout) placeUse(u *Use) {
+	elements := u.elements()
+	if u.frozen() {
+		u.place = l.frozen
+		l.frozen += align(elements) * u.dtype.Size()
+		return
+	}
 	u.gradient = l.weights
 	for _, p := range u.Parameters {
 		p.offset = l.weights
@@ -126,19 +167,21 @@ func (l *layout) placeUse(u *Use) {
 
 func align(n int) int { return (n + bufferAlign - 1) / bufferAlign * bufferAlign }
 
-// bind makes the parameters and uses views of the flat buffer.
-func bind(flat kernels.Tensor, params []*Parameter, uses []*Use) error {
-	at := func(offset int, shape []int) kernels.Tensor {
-		return kernels.NewTensor(flat.Storage, flat.Offset+offset*device.Float32.Size(), device.Float32, shape...)
-	}
-	if flat.DType != device.Float32 {
+// bind makes the parameters and uses views of the flat buffer of trained weights and of the buffer of frozen ones.
+func bind(flat, frozen kernels.Tensor, uses []*Use) error {
+	if !flat.IsZero() && flat.DType != device.Float32 {
 		return fmt.Errorf("model: the weights' buffer is %v, not float32", flat)
 	}
-	for _, p := range params {
-		p.Weight = at(p.offset, p.Shape)
-	}
 	for _, u := range uses {
-		u.weight = at(u.Parameters[0].offset, u.shape)
+		storage, at := flat.Storage, flat.Offset+u.Parameters[0].offset*u.dtype.Size()
+		if u.frozen() {
+			storage, at = frozen.Storage, frozen.Offset+u.place
+		}
+		u.weight = kernels.NewTensor(storage, at, u.dtype, u.shape...)
+		for _, p := range u.Parameters {
+			p.Weight = kernels.NewTensor(storage, at, u.dtype, p.Shape...)
+			at += p.Weight.Bytes()
+		}
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -9,8 +11,11 @@ import (
 type Model struct {
 	Config *Config
 	Layers []Layer
-	// Parameters lists all parameters in a fixed order: embedding, blocks, final norm, head.
+	// Parameters lists the trained parameters in a fixed order: embedding, blocks, final norm, head, adapters. Without Tune
+	// they are all there are.
 	Parameters []*Parameter
+	// Frozen lists the others, in the same order.
+	Frozen []*Parameter
 
 	uses   []*Use
 	table  *Use // the embedding's
@@ -29,11 +34,17 @@ func New(c *Config) *Model {
 	}
 	m.Layers = append(m.Layers, newHead(b, table))
 	m.Parameters = b.parameters
+	m.place()
+	return m
+}
+
+// place gives all weights and gradients their places.
+func (m *Model) place() {
+	m.uses, m.layout = nil, layout{}
 	for _, l := range m.Layers {
 		m.uses = append(m.uses, l.Uses()...)
 	}
 	m.layout.place(m.uses, m.table)
-	return m
 }
 
 // Recompute returns Placement.Layers: r for the transformer layers that are selected, KeepAll for all others.
@@ -53,24 +64,38 @@ func (m *Model) Recompute(r Recompute, selected []bool) []Recompute {
 	return layers
 }
 
-// NumParameters returns the number of trained values; a tied table counts once.
-func (m *Model) NumParameters() int {
+// NumParameters returns the number of values; a tied table counts once.
+func (m *Model) NumParameters() int { return m.NumTrained() + count(m.Frozen) }
+
+// NumTrained returns the number of trained values.
+func (m *Model) NumTrained() int { return count(m.Parameters) }
+
+func count(list []*Parameter) int {
 	n := 0
-	for _, p := range m.Parameters {
+	for _, p := range list {
 		n += p.Len()
 	}
 	return n
 }
 
-// WeightElements returns the size of the flat buffer of weights, in elements; optimizer states have the same layout.
+// WeightElements returns the size of the flat buffer of trained weights, in elements; optimizer states have the same layout.
 func (m *Model) WeightElements() int { return m.layout.weights }
 
-// GradientElements returns the size of a flat gradient buffer, in elements, with the given number of touched rows of the
-// embedding's table at its end. What comes before has the layout of the weights.
-func (m *Model) GradientElements(rows int) int { return m.layout.dense + rows*m.Config.HiddenSize }
+// FrozenBytes returns the size of the buffer of frozen weights.
+func (m *Model) FrozenBytes() int { return m.layout.frozen }
 
-// Bind makes the parameters views of flat [WeightElements] Float32.
-func (m *Model) Bind(flat kernels.Tensor) error { return bind(flat, m.Parameters, m.uses) }
+// GradientElements returns the size of a flat gradient buffer, in elements, with the given number of touched rows of the
+// embedding's table at its end, which has none where it is frozen. What comes before has the layout of the weights.
+func (m *Model) GradientElements(rows int) int {
+	if m.table.frozen() {
+		rows = 0
+	}
+	return m.layout.dense + rows*m.Config.HiddenSize
+}
+
+// Bind makes the parameters views of flat [WeightElements] Float32 and frozen [FrozenBytes] Uint8; the one or the other may
+// be none where it would be empty.
+func (m *Model) Bind(flat, frozen kernels.Tensor) error { return bind(flat, frozen, m.uses) }
 
 // Slice returns the part of a flat buffer of the weights' layout, such as an optimizer's state, that belongs to p.
 func (m *Model) Slice(flat kernels.Tensor, p *Parameter) kernels.Tensor {
@@ -81,6 +106,7 @@ func (m *Model) Slice(flat kernels.Tensor, p *Parameter) kernels.Tensor {
 type Chunk struct {
 	layers      []Layer
 	from        int  // the number of the first in the model
+	lowest      int  // the first layer that has something to do in the backward pass: all below are frozen, here and in chunks before
 	first, last bool // whether it begins with the embedding, ends with the head
 	spans       GradientSpans
 	table       *Use // the embedding's
@@ -93,7 +119,7 @@ func (m *Model) Chunk(from, to int) *Chunk {
 		for _, u := range l.Uses() {
 			h, isHead := l.(*head)
 			switch {
-			case u == m.table, u.Parameters[0].Untrained:
+			case u == m.table, !u.trained():
 			case isHead && u == h.output.weight:
 				c.spans.Forward = u.span()
 			case c.spans.Backward.To == 0:
@@ -103,7 +129,15 @@ func (m *Model) Chunk(from, to int) *Chunk {
 			}
 		}
 	}
+	c.lowest = max(0, m.firstTrained()-from)
 	return c
+}
+
+// firstTrained returns the number of the first layer with a weight that is trained.
+func (m *Model) firstTrained() int {
+	return slices.IndexFunc(m.Layers, func(l Layer) bool {
+		return slices.ContainsFunc(l.Uses(), func(u *Use) bool { return u.trained() })
+	})
 }
 
 // A Span is a range of elements in a flat gradient buffer.
@@ -117,7 +151,7 @@ type GradientSpans struct{ Backward, Rows, Forward Span }
 // Gradients returns where the chunk's gradients lie in a step with the given number of touched rows.
 func (c *Chunk) Gradients(touched int) GradientSpans {
 	spans := c.spans
-	if c.first {
+	if c.first && !c.table.frozen() {
 		spans.Rows = Span{c.table.gradient, c.table.gradient + touched*c.table.shape[1]}
 	}
 	return spans
@@ -189,7 +223,7 @@ func (c *Chunk) recompute(x *Context, r *ChunkRecord, mb *MicroBatch, layer int)
 
 // Backward computes the gradients of the input and of the weights, layer by layer.
 func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= 0; i-- {
+	for i := len(c.layers) - 1; i >= c.lowest; i-- {
 		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
 		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
@@ -198,7 +232,7 @@ func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
 
 // BackwardInput computes the gradient of the input and leaves what BackwardWeight needs in the record.
 func (c *Chunk) BackwardInput(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= 0; i-- {
+	for i := len(c.layers) - 1; i >= c.lowest; i-- {
 		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
 	}
@@ -207,7 +241,7 @@ func (c *Chunk) BackwardInput(x *Context, r *ChunkRecord, mb *MicroBatch) {
 // BackwardWeight computes the gradients of the weights. What BackwardInput had computed again is gone by then: keeping it
 // until now would cost the memory that computing it again is to save.
 func (c *Chunk) BackwardWeight(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= 0; i-- {
+	for i := len(c.layers) - 1; i >= c.lowest; i-- {
 		c.recompute(x, r, mb, i)
 		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
 	}

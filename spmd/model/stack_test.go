@@ -32,7 +32,7 @@ func small(t *testing.T, family string, dev *cpu.Device, s device.Stream) *model
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements())); err != nil {
+	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Initialize(dev, s, nil, 5); err != nil {
@@ -123,7 +123,7 @@ func TestWeightsAreLoadedInPieces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements())); err != nil {
+	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
 		t.Fatal(err)
 	}
 	src := weights{}

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -27,7 +28,7 @@ const maxListed = 12
 func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 	var wrong, skipped []string
 	known := map[string]bool{}
-	for _, p := range m.Parameters {
+	for _, p := range m.own() {
 		known[p.Name] = true
 		shape, ok := src.Shape(p.Name)
 		switch {
@@ -57,6 +58,42 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 	return note, nil
 }
 
+// own returns the model's own parameters: all but those of adapters.
+func (m *Model) own() []*Parameter {
+	return slices.DeleteFunc(slices.Concat(m.Parameters, m.Frozen), func(p *Parameter) bool { return p.adapter })
+}
+
+// adapters returns the parameters of adapters.
+func (m *Model) adapters() []*Parameter {
+	return slices.DeleteFunc(slices.Clone(m.Parameters), func(p *Parameter) bool { return !p.adapter })
+}
+
+// CheckAdapter compares the source's names and shapes with those of the model's adapters. It returns one error that lists every
+// tensor that is missing, extra or of another shape.
+func (m *Model) CheckAdapter(src WeightSource) error {
+	var wrong []string
+	known := map[string]bool{}
+	for _, p := range m.adapters() {
+		known[p.Name] = true
+		shape, ok := src.Shape(p.Name)
+		switch {
+		case !ok:
+			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Shape))
+		case !slices.Equal(shape, p.Shape):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, the model makes it %v", p.Name, shape, p.Shape))
+		}
+	}
+	for _, name := range src.Names() {
+		if !known[name] {
+			wrong = append(wrong, fmt.Sprintf("%s is not part of this model's adapters", name))
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("the adapter does not fit the model: %s", list(wrong))
+	}
+	return nil
+}
+
 func list(items []string) string {
 	if len(items) > maxListed {
 		return strings.Join(items[:maxListed], ", ") + fmt.Sprintf(", and %d more", len(items)-maxListed)
@@ -69,21 +106,51 @@ func list(items []string) string {
 const writeElements = 256 << 10
 
 // Initialize fills the bound weights on stream s: from src, or at random where src is nil. Random values depend on the seed,
-// the parameter's name and the element's index alone. A failure of the device comes out of the stream.
+// the parameter's name and the element's index alone; adapters begin with them always. A failure of the device comes out of the
+// stream.
 func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
-	var piece []float32
-	for _, p := range m.Parameters {
-		source, width := random.New(seed, "init", p.Name), p.Len()/p.Shape[0]
-		rows := max(1, writeElements/width)
-		for row := 0; row < p.Shape[0]; row += rows {
-			from, to := row*width, min(row+rows, p.Shape[0])*width
-			piece = slices.Grow(piece[:0], to-from)[:to-from]
-			if src == nil {
-				p.randomize(piece, from, source, m.Config.InitializerRange)
-			} else if err := src.ReadFloat32Rows(p.Name, row, piece); err != nil {
-				return err
-			}
-			d.Write(s, p.Weight.Region().Slice(from*device.Float32.Size(), to*device.Float32.Size()), device.BytesOf(piece))
+	for _, p := range m.own() {
+		if err := m.fill(d, s, p, src, seed); err != nil {
+			return err
+		}
+	}
+	for _, p := range m.adapters() {
+		if err := m.fill(d, s, p, nil, seed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// InitializeAdapter fills the adapters from src.
+func (m *Model) InitializeAdapter(d device.Device, s device.Stream, src WeightSource) error {
+	for _, p := range m.adapters() {
+		if err := m.fill(d, s, p, src, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill writes one parameter, piece by piece.
+func (m *Model) fill(d device.Device, s device.Stream, p *Parameter, src WeightSource, seed uint64) error {
+	source, width := random.New(seed, "init", p.Name), p.Len()/p.Shape[0]
+	rows := max(1, writeElements/width)
+	piece := make([]float32, min(rows, p.Shape[0])*width)
+	for row := 0; row < p.Shape[0]; row += rows {
+		from, to := row*width, min(row+rows, p.Shape[0])*width
+		piece = piece[:to-from]
+		if src == nil {
+			p.randomize(piece, from, source, m.Config.InitializerRange)
+		} else if err := src.ReadFloat32Rows(p.Name, row, piece); err != nil {
+			return err
+		}
+		size := p.Weight.DType.Size()
+		region := p.Weight.Region().Slice(from*size, to*size)
+		if p.Weight.DType == device.BFloat16 {
+			d.Write(s, region, device.BytesOf(device.RoundBFloat16s(piece)))
+		} else {
+			d.Write(s, region, device.BytesOf(piece))
 		}
 	}
 	return nil
@@ -103,6 +170,11 @@ func (p *Parameter) randomize(values []float32, from int, source random.Source, 
 		}
 	case Zeros:
 		clear(values)
+	case Uniform:
+		bound := 1 / math.Sqrt(float64(p.Shape[len(p.Shape)-1]))
+		for i := range values {
+			values[i] = float32(bound * (2*source.Float64(uint64(from+i)) - 1))
+		}
 	}
 }
 

@@ -32,12 +32,12 @@ type AdamW struct {
 
 // NewAdamW places the state of an optimizer of the given weights [WeightElements] in a, which gives zeroed memory.
 func NewAdamW(m *model.Model, weights kernels.Tensor, o Options, a *kernels.Arena) *AdamW {
-	blocks := 0
-	for _, p := range m.Parameters {
-		blocks += kernels.SquaredNormBlocks(p.Len())
+	pieces, blocks := m.Pieces(), 0
+	for _, p := range pieces {
+		blocks += kernels.SquaredNormBlocks(p.To - p.From)
 	}
 	return &AdamW{
-		pieces: m.Pieces(), weights: weights, options: o,
+		pieces: pieces, weights: weights, options: o,
 		FirstMoment:  a.Tensor(device.Float32, m.WeightElements()),
 		SecondMoment: a.Tensor(device.Float32, m.WeightElements()),
 		sums:         a.Tensor(device.Float64, blocks),

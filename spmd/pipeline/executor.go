@@ -150,11 +150,20 @@ func (e *Executor) Losses() kernels.Tensor { return e.losses }
 // be added up; none where there are none.
 func (e *Executor) AuxiliaryLosses() kernels.Tensor { return e.auxiliary }
 
-// Run enqueues the actions of one step. lossScale is one over the label tokens of the whole step, touched holds all its ids.
-// Its error is the loader's; those of the device come out of the stream.
-func (e *Executor) Run(load Loader, lossScale float64, touched *model.Touched) error {
+// A Step is what all micro batches of a step have in common.
+type Step struct {
+	// LossScale is one over the label tokens of the whole step.
+	LossScale float64
+	// Touched holds all ids of the step.
+	Touched *model.Touched
+	// Sample is the number, in the run, of this rank's first sample of the step.
+	Sample int64
+}
+
+// Run enqueues the actions of one step. Its error is the loader's; those of the device come out of the stream.
+func (e *Executor) Run(load Loader, step Step) error {
 	for _, stage := range e.stages {
-		stage.spans = stage.Chunk.Gradients(touched.Len())
+		stage.spans = stage.Chunk.Gradients(step.Touched.Len())
 	}
 	if !e.auxiliary.IsZero() {
 		e.context.Kernels.Zero(e.context.Stream, e.auxiliary)
@@ -163,7 +172,7 @@ func (e *Executor) Run(load Loader, lossScale float64, touched *model.Touched) e
 		s, stage := &e.records[e.slots[i]], e.stages[a.Chunk]
 		switch a.Kind {
 		case Forward:
-			if err := e.begin(s, stage, a, load, lossScale, touched); err != nil {
+			if err := e.begin(s, stage, a, load, step); err != nil {
 				return err
 			}
 			stage.Chunk.Forward(e.context, s.record, &s.batch)
@@ -184,17 +193,18 @@ func (e *Executor) Run(load Loader, lossScale float64, touched *model.Touched) e
 }
 
 // begin loads a micro batch into its slot.
-func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, lossScale float64, touched *model.Touched) error {
+func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, step Step) error {
 	if err := e.load(s, a.MicroBatch, load); err != nil {
 		return err
 	}
-	if err := touched.Rows(e.rows, e.host.IDs); err != nil {
+	if err := step.Touched.Rows(e.rows, e.host.IDs); err != nil {
 		return fmt.Errorf("micro batch %d: %w", a.MicroBatch, err)
 	}
 	lane, b := stage.Lanes[a.MicroBatch], &s.batch
 	e.write(b.Rows, e.rows)
-	b.Touched = touched.Len()
-	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), lossScale
+	b.Touched = step.Touched.Len()
+	b.Sample = step.Sample + int64(a.MicroBatch*e.context.Size.Batch)
+	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), step.LossScale
 	if n := e.auxiliary.Last(); !e.auxiliary.IsZero() {
 		b.Experts.Losses = e.auxiliary.Narrow(0, a.MicroBatch, a.MicroBatch+1).Reshape(2, n/2)
 	}

@@ -36,7 +36,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	}
 	arena := kernels.NewArena(storage)
 	m := model.New(c)
-	if err := m.Bind(arena.Tensor(device.Float32, m.WeightElements())); err != nil {
+	if err := m.Bind(arena.Tensor(device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Initialize(dev, s, nil, 1); err != nil {
@@ -80,7 +80,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 		t.Fatal(err)
 	}
 	summed.Touched.Sort()
-	if err := e.Run(load, 0.01, summed.Touched); err != nil {
+	if err := e.Run(load, pipeline.Step{LossScale: 0.01, Touched: summed.Touched}); err != nil {
 		t.Fatal(err)
 	}
 	used := summed.Used()

@@ -16,6 +16,12 @@ func (t *Trainer) batch(d *data.Dataset, step, microBatch int, b pipeline.Batch)
 	return d.Batch(step, first+microBatch, t.MicroBatches, data.Rows{IDs: b.IDs, Labels: b.Labels, Starts: b.Documents, Positions: b.Positions})
 }
 
+// sample returns the number, in the run, of this rank's first sample of a step.
+func (t *Trainer) sample(step int) int64 {
+	perRank := t.MyMicroBatches * t.Config.Train.MicroBatchSize
+	return int64(step)*int64(t.Config.Train.GlobalBatchSize) + int64(t.Mesh.Coordinate(mesh.Data)*perRank)
+}
+
 // labels returns the number of label tokens of a step, over all ranks: each rank counts them all, which costs little next
 // to training on them and needs no exchange before the step's first forward pass.
 func (t *Trainer) labels(d *data.Dataset, step int) (int64, error) {

@@ -4,36 +4,61 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/model"
 )
 
-// modelDir is where the trained model goes.
-func (t *Trainer) modelDir() string { return filepath.Join(t.Config.Run.OutputDir, "model") }
+// modelDir is where the trained model goes, or the adapters of LoRA. known is a file by which the directory is known.
+func (t *Trainer) modelDir() (dir, known string) {
+	if t.Config.LoRA.Rank > 0 {
+		return filepath.Join(t.Config.Run.OutputDir, "adapter"), "adapter_config.json"
+	}
+	return filepath.Join(t.Config.Run.OutputDir, "model"), "config.json"
+}
 
-// export writes the trained model as a Hugging Face directory, on rank 0; all ranks return when it is there. A model that is
-// there already is replaced only where the weights are new.
+// export writes the trained model as a Hugging Face directory, or the adapters as a PEFT directory, on rank 0; all ranks return
+// when it is there. A model that is there already is replaced only where the weights are new.
 func (t *Trainer) export(ctx context.Context, trained bool) error {
-	if t.Mesh.Rank == 0 && (trained || !exists(filepath.Join(t.modelDir(), "config.json"))) {
-		if err := t.writeModel(); err != nil {
+	dir, known := t.modelDir()
+	if t.Mesh.Rank == 0 && (trained || !exists(filepath.Join(dir, known))) {
+		write := t.writeModel
+		if t.Config.LoRA.Rank > 0 {
+			write = t.writeAdapter
+		}
+		if err := write(dir); err != nil {
 			return fmt.Errorf("writing the trained model: %w", err)
 		}
-		t.Log.Info("the trained model is written", "to", t.modelDir())
+		t.Log.Info("the trained model is written", "to", dir)
 	}
 	return t.data.Barrier(context.WithoutCancel(ctx))
 }
 
-func (t *Trainer) writeModel() error {
-	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Files: map[string][]byte{}}
-	for _, p := range t.Model.Parameters {
-		m.Tensors = append(m.Tensors, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: t.writer(p.Weight)})
+// tensors lists parameters to be written.
+func (t *Trainer) tensors(parameters []*model.Parameter) []safetensors.Tensor {
+	var list []safetensors.Tensor
+	for _, p := range parameters {
+		list = append(list, safetensors.Tensor{Name: p.Name, DType: safetensors.FromDevice(p.Weight.DType), Shape: p.Shape, Data: t.writer(p.Weight)})
 	}
+	return list
+}
+
+func (t *Trainer) writeModel(dir string) error {
+	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Files: map[string][]byte{}}
+	m.Tensors = t.tensors(slices.Concat(t.Model.Parameters, t.Model.Frozen))
 	if t.Config.Tokenizer != nil {
 		var err error
 		if m.Files, err = t.Config.Tokenizer.Files(); err != nil {
 			return err
 		}
 	}
-	return checkpoint.WriteModel(t.modelDir(), m)
+	return checkpoint.WriteModel(dir, m)
+}
+
+func (t *Trainer) writeAdapter(dir string) error {
+	l := t.Config.LoRA
+	c := checkpoint.AdapterConfig{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, Dropout: l.Dropout, TargetModules: t.Model.Adapted(), BaseModel: t.Config.Model.Path}
+	return checkpoint.WriteAdapter(dir, c, t.tensors(t.Model.Parameters))
 }

@@ -67,6 +67,9 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture),
 		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength},
 		MicroBatches: c.MicroBatches(), Lanes: c.Run.GradientLanes}
+	if err := l.Model.Tune(c.Tuning()); err != nil {
+		return nil, err
+	}
 	data := grid.Size(mesh.Data)
 	if c.Run.Deterministic != "layout" {
 		l.Lanes = data
@@ -104,6 +107,7 @@ type arenas struct{ fixed, gradients, saved, scratch *kernels.Arena }
 // placed is everything of a run that lies in the arenas.
 type placed struct {
 	weights   kernels.Tensor // [WeightElements]
+	frozen    kernels.Tensor // [FrozenBytes] Uint8
 	optimizer *optim.AdamW
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
 	gradients *model.Gradients // the first buffer's
@@ -117,7 +121,7 @@ type placed struct {
 func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor) (*placed, error) {
 	p := &placed{}
 	c := l.Config
-	p.weights = a.fixed.Tensor(device.Float32, l.Model.WeightElements())
+	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
 	p.optimizer = optim.NewAdamW(l.Model, p.weights, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
 		WeightDecay: c.Optimizer.WeightDecay, ClipGradNorm: c.Train.ClipGradNorm}, a.fixed)
 	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.reportWidth())
@@ -159,8 +163,9 @@ func (l *Layout) measure(k kernels.Device) error {
 	if err != nil {
 		return err
 	}
+	weights := p.weights.Bytes() + p.frozen.Bytes()
 	l.Memory = Memory{
-		Weights: p.weights.Bytes(), Optimizer: a.fixed.Bytes() - p.weights.Bytes(),
+		Weights: weights, Optimizer: a.fixed.Bytes() - weights,
 		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
 		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
 	}
@@ -200,6 +205,9 @@ func (l *Layout) Describe(w io.Writer) {
 	}
 	line("model", "%s, %d layers, hidden %d, %d heads (%d key-value) of %d, vocabulary %s: %s parameters", a.Family, a.NumHiddenLayers,
 		a.HiddenSize, a.NumAttentionHeads, a.NumKeyValueHeads, a.HeadDim, count(a.VocabSize), count(l.Model.NumParameters()))
+	if len(l.Model.Frozen) > 0 {
+		line("trained", "%s parameters: %s", count(l.Model.NumTrained()), describeTuning(c, l.Model))
+	}
 	line("mesh", "%v", l.Mesh)
 	data := l.Mesh.Size(mesh.Data)
 	line("batch", "%d per micro batch x %d accumulated x %s = %d samples x %d tokens = %s tokens per step",
@@ -235,6 +243,14 @@ func describeRecompute(r config.Recompute) string {
 		return r.Mode + ", in all layers"
 	}
 	return r.Mode + ", in layers " + strings.Join(r.Layers, ", ")
+}
+
+// describeTuning says what is trained where that is not the whole model.
+func describeTuning(c *config.Config, m *model.Model) string {
+	if c.LoRA.Rank > 0 {
+		return fmt.Sprintf("LoRA of rank %d on %s, the model frozen in %s", c.LoRA.Rank, strings.Join(m.Adapted(), ", "), c.LoRA.BaseDType)
+	}
+	return "all but " + strings.Join(c.Train.Freeze, ", ")
 }
 
 func plural(n int, noun string) string {

@@ -105,6 +105,9 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("train.micro_batch_size", c.Train.MicroBatchSize)
 	add("train.clip_grad_norm", c.Train.ClipGradNorm)
 	add("train.dtype", c.Train.DType)
+	if err := addTuning(t, add); err != nil {
+		return nil, err
+	}
 	add("optimizer.type", c.Optimizer.Type)
 	add("optimizer.lr", c.Optimizer.LR)
 	add("optimizer.betas", c.Optimizer.Betas)
@@ -130,6 +133,30 @@ func blendWeights(c *config.Config) []float64 {
 		weights = append(weights, b.Weight)
 	}
 	return weights
+}
+
+// addTuning adds to a record what is trained and what the frozen weights are, where not all are trained: a checkpoint does not
+// hold those.
+func addTuning(t *Trainer, add func(key string, value any)) error {
+	if len(t.Model.Frozen) == 0 {
+		return nil
+	}
+	c := t.Config
+	add("train.freeze", c.Train.Freeze)
+	if l := c.LoRA; l.Rank > 0 {
+		add("lora.rank", l.Rank)
+		add("lora.alpha", l.Alpha)
+		add("lora.rslora", l.RSLoRA)
+		add("lora.dropout", l.Dropout)
+		add("lora.target_modules", t.Model.Adapted())
+		add("lora.base_dtype", l.BaseDType)
+	}
+	src, err := t.pretrained()
+	if err != nil || src == nil {
+		return err
+	}
+	add("weights (contents)", src.Fingerprint())
+	return src.Close()
 }
 
 // save writes a checkpoint of the state after t.next steps, on rank 0. In the background it waits only until the state is

@@ -28,7 +28,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 		return row, false, err
 	}
 	t.clearLoad()
-	if err := t.placed.executor.Run(t.load(i), mean(1, labels), gradients.Touched); err != nil {
+	if err := t.placed.executor.Run(t.load(i), pipeline.Step{LossScale: mean(1, labels), Touched: gradients.Touched, Sample: t.sample(i)}); err != nil {
 		return row, false, err
 	}
 

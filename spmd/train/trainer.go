@@ -123,15 +123,27 @@ func (t *Trainer) allocate() error {
 		return err
 	}
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
-	return t.Model.Bind(t.placed.weights)
+	return t.Model.Bind(t.placed.weights, t.placed.frozen)
 }
 
-// fill gives the weights and the optimizer's state their values.
+// fill gives the weights and the optimizer's state their values. A checkpoint has those of what is trained; what is frozen comes
+// from where it came from at first.
 func (t *Trainer) fill() error {
+	frozen := len(t.Model.Frozen) > 0
+	if frozen {
+		if err := t.initialize(); err != nil {
+			return err
+		}
+	}
 	resumed, err := t.resume()
-	if err != nil || resumed {
+	if err != nil || resumed || frozen {
 		return err
 	}
+	return t.initialize()
+}
+
+// initialize fills the weights with what a run starts from.
+func (t *Trainer) initialize() error {
 	src, err := t.pretrained()
 	if err != nil {
 		return err
@@ -145,10 +157,31 @@ func (t *Trainer) fill() error {
 	}
 	defer src.Close()
 	t.Log.Info("the weights are loaded", "from", t.Config.Model.Path)
-	if err := t.Model.Initialize(t.Device, t.Stream, src, 0); err != nil {
+	if err := t.Model.Initialize(t.Device, t.Stream, src, t.Config.Run.Seed); err != nil {
 		return fmt.Errorf("model.path: %w", err)
 	}
+	if err := t.initializeAdapter(); err != nil {
+		return err
+	}
 	return t.Stream.Synchronize()
+}
+
+// initializeAdapter loads the adapter that a run of LoRA starts from, if there is one.
+func (t *Trainer) initializeAdapter() error {
+	dir := t.Config.LoRA.Init
+	if dir == "" {
+		return nil
+	}
+	a, err := checkpoint.OpenAdapter(dir)
+	if err != nil {
+		return &ConfigurationError{Key: "lora.init", Err: err}
+	}
+	defer a.Close()
+	t.Log.Info("the adapter is loaded", "from", dir)
+	if err := t.Model.InitializeAdapter(t.Device, t.Stream, a); err != nil {
+		return fmt.Errorf("lora.init: %w", err)
+	}
+	return nil
 }
 
 // pretrained opens the weights to start from, nil where they are random.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"lockstep/kernels/device"
 )
 
 // ToFloat32 converts little-endian elements of type d to float32. F32 keeps its bits; BF16 and F16 convert exactly,
@@ -74,7 +76,7 @@ func FromFloat32(dst []byte, src []float32, d DType) error {
 		case F32:
 			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(x))
 		case BF16:
-			binary.LittleEndian.PutUint16(dst[2*i:], toBFloat16(x))
+			binary.LittleEndian.PutUint16(dst[2*i:], device.RoundBFloat16(x))
 		case F16:
 			h := toFloat16(x)
 			if h&0x7fff == 0x7c00 && !math.IsInf(float64(x), 0) {
@@ -84,15 +86,6 @@ func FromFloat32(dst []byte, src []float32, d DType) error {
 		}
 	}
 	return nil
-}
-
-// toBFloat16 rounds to the upper half of a float32.
-func toBFloat16(x float32) uint16 {
-	b := math.Float32bits(x)
-	if x != x {
-		return uint16(b>>16) | 0x40 // stays a NaN when the lower half held all of its payload
-	}
-	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }
 
 // toFloat16 rounds to an IEEE 754 half-precision number, infinity where it is too large.
