@@ -48,7 +48,7 @@ func TestExport(t *testing.T) {
 		"out/model out/model":                "are the same",
 		"absent x":                           "give a checkpoint",
 		"text x":                             "checkpoint text",
-		"out/model x --optimizer":            "has no optimizer state; give a checkpoint",
+		"out/model x --optimizer":            "has no optimizer state of this model; give a checkpoint",
 		"out thesis":                         "move it away",
 		"out x --tokenizer text":             "--tokenizer: ",
 	} {

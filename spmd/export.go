@@ -20,15 +20,15 @@ import (
 const exportUsage = `usage: spmd export SOURCE OUTPUT_DIR [options]
 
 SOURCE is a checkpoint (RUN/checkpoints/step-00000100 or RUN/checkpoints/latest), the output directory of a run, whose newest
-sound checkpoint is taken, a model directory, of Hugging Face or MindSpore, or a LoRA adapter as PEFT has it, with --merge.
-OUTPUT_DIR becomes a model directory.
+sound checkpoint is taken, a model directory, of Hugging Face or MindSpore, or a LoRA adapter as PEFT has it. OUTPUT_DIR becomes
+a model directory or, of a checkpoint of LoRA without --merge, an adapter as PEFT has it.
 
   --format F           huggingface (safetensors), ckpt (MindSpore), mindspore (MindSpore's safetensors) (huggingface)
   --dtype T            float32, bfloat16 or float16 (as in the source)
   --names N            huggingface or mindformers: how MindSpore's formats call the weights (huggingface)
   --optimizer          write the optimizer's state too
   --merge              add the LoRA adapter to the weights
-  --base DIR           the model that the adapter belongs to (where the adapter says)
+  --base DIR           the model that an adapter or frozen weights belong to (what the source says)
   --max-shard-size S   huggingface: the most bytes of a file, such as 500MB (5GB)
   --tokenizer DIR      take the tokenizer's files from there (the source's, or those of its run)
 `
@@ -131,43 +131,62 @@ func (p *program) export(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	source, err := p.openSource(o.source, o.base)
+	source, err := p.openSource(o.source, o.base, o.merge)
 	if err != nil {
 		return &usageError{err.Error()}
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	m, err := source.model(o)
+	written, err := source.write(o)
 	if err != nil {
-		return &usageError{err.Error()}
-	}
-	if m.Files, err = source.tokenizerFiles(o.tokenizer); err != nil {
-		return &usageError{err.Error()}
-	}
-	if source.adapter != nil {
-		done, err := source.adapter.merge(source.weights, m.Tensors)
-		if err != nil {
-			return err
-		}
-		defer done()
-	}
-	if err := checkpoint.WriteModel(o.output, m); errors.Is(err, checkpoint.ErrOccupied) {
-		return &usageError{err.Error()}
-	} else if err != nil {
 		return err
 	}
 	bytes := 0
-	for _, t := range slices.Concat(m.Tensors, m.Optimizer) {
+	for _, t := range written {
 		n, _ := t.Size() // it has been written
 		bytes += n
 	}
-	fmt.Fprintf(p.stdout, "%s: %d tensors, %.1f MB, of %s\n", o.output, len(m.Tensors)+len(m.Optimizer), float64(bytes)/1e6, source.what)
+	fmt.Fprintf(p.stdout, "%s: %d tensors, %.1f MB, of %s\n", o.output, len(written), float64(bytes)/1e6, source.what)
 	return nil
+}
+
+// write writes the source as the options say, and returns the tensors.
+func (s *exportSource) write(o exportOptions) (written []safetensors.Tensor, err error) {
+	if s.adapter != nil && !o.merge {
+		if o.format != "huggingface" || o.optimizer {
+			return nil, &usageError{fmt.Sprintf("%s holds an adapter, which goes to PEFT's format without the optimizer's state; leave --format and --optimizer out, or merge it with --merge", s.what)}
+		}
+		written, err = s.adapter.save(o.output, dtypes[o.dtype])
+		return written, occupied(err)
+	}
+	m, err := s.model(o)
+	if err == nil {
+		m.Files, err = s.tokenizerFiles(o.tokenizer)
+	}
+	if err != nil {
+		return nil, &usageError{err.Error()}
+	}
+	if s.adapter != nil {
+		done, err := s.adapter.merge(s.weights, m.Tensors)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	return slices.Concat(m.Tensors, m.Optimizer), occupied(checkpoint.WriteModel(o.output, m))
+}
+
+// occupied makes an output directory that holds something else a mistake on the command line.
+func occupied(err error) error {
+	if errors.Is(err, checkpoint.ErrOccupied) {
+		return &usageError{err.Error()}
+	}
+	return err
 }
 
 // model returns what is to be written.
 func (s *exportSource) model(o exportOptions) (checkpoint.Model, error) {
-	if (s.adapter != nil) != o.merge {
-		return checkpoint.Model{}, fmt.Errorf("%s: --merge is for LoRA adapters, and they need it", s.what)
+	if s.adapter == nil && o.merge {
+		return checkpoint.Model{}, fmt.Errorf("%s has no LoRA adapter; leave --merge out", s.what)
 	}
 	m := checkpoint.Model{Format: formats[o.format], ShardBytes: o.shardBytes}
 	dtype := dtypes[o.dtype]
@@ -187,8 +206,8 @@ func (s *exportSource) model(o exportOptions) (checkpoint.Model, error) {
 	if m.Tensors, err = tensors(weights, "", dtype); err != nil || !o.optimizer {
 		return m, err
 	}
-	if s.moments == nil {
-		return m, fmt.Errorf("%s has no optimizer state; give a checkpoint, or leave --optimizer out", s.what)
+	if s.moments == nil || s.adapter != nil {
+		return m, fmt.Errorf("%s has no optimizer state of this model; give a checkpoint of a run that trained it, or leave --optimizer out", s.what)
 	}
 	for prefix, moment := range s.moments {
 		if moment, err = rename(moment); err != nil {

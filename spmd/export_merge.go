@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,31 +21,33 @@ type exportAdapter struct {
 	weights *checkpoint.Weights
 }
 
-// openAdapter opens a PEFT adapter and, to merge it, the model that it belongs to: base, or where the adapter says.
-func (s *exportSource) openAdapter(dir, base string) error {
+// openAdapter opens a PEFT adapter, and the model that it belongs to.
+func (s *exportSource) openAdapter(dir string) error {
+	if !s.merge {
+		return fmt.Errorf("%s is an adapter already; add --merge to merge it into its model", dir)
+	}
 	a, err := checkpoint.OpenAdapter(dir)
 	if err != nil {
 		return err
 	}
-	s.adapter, s.closers = &exportAdapter{a.Config, a.Weights}, append(s.closers, a.Weights)
-	if err := s.openBase(base); err != nil {
-		return err
-	}
-	s.what = dir + " and " + s.what
-	return nil
+	s.what, s.adapter, s.closers = dir, &exportAdapter{a.Config, a.Weights}, append(s.closers, a.Weights)
+	return s.openBase(a.Config.BaseModel)
 }
 
-// openBase opens the model that the adapter belongs to.
-func (s *exportSource) openBase(base string) error {
-	if base == "" {
-		base = s.adapter.config.BaseModel
+// openBase opens the model that an adapter or a part of a model belongs to: what the command line says, else dir. An adapter that
+// is not merged does without.
+func (s *exportSource) openBase(dir string) error {
+	if s.adapter != nil && !s.merge {
+		return nil
 	}
-	if base == "" {
-		return errors.New("the adapter does not say which model it belongs to; name its directory with --base DIR")
+	if dir = cmp.Or(s.base, dir); dir == "" {
+		return fmt.Errorf("%s does not say which model it belongs to; name its directory with --base DIR", s.what)
 	}
-	if err := s.openModel(base); err != nil {
-		return fmt.Errorf("the adapter's model: %w; name its directory with --base DIR", err)
+	what := s.what
+	if err := s.openModel(dir); err != nil {
+		return fmt.Errorf("the model of %s: %w; name its directory with --base DIR", what, err)
 	}
+	s.what = what + " and " + dir
 	return nil
 }
 
@@ -134,4 +137,13 @@ func (a *exportAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream
 		}
 	}
 	return nil
+}
+
+// save writes the adapter as a PEFT directory, with elements of type d, "" for their own.
+func (a *exportAdapter) save(dir string, d safetensors.DType) ([]safetensors.Tensor, error) {
+	list, err := tensors(a.weights, "", d)
+	if err != nil {
+		return nil, err
+	}
+	return list, checkpoint.WriteAdapter(dir, a.config, list)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,13 +31,16 @@ type exportSource struct {
 	run    string // the output directory of the run that a checkpoint belongs to, "" for a model directory
 	dir    string // the model directory
 	loaded *checkpoint.Loaded
+	base   string
+	merge  bool
 
 	closers []io.Closer
 }
 
-// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter with the model that it belongs to,
-// which is base where that is given.
-func (p *program) openSource(path, base string) (*exportSource, error) {
+// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter. base is the model that an adapter, or
+// a checkpoint of a part of a model, belongs to; "" leaves it to what the source says. It is opened where it is needed, for an
+// adapter only to merge it.
+func (p *program) openSource(path, base string, merge bool) (*exportSource, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; give a checkpoint, the output directory of a run, or a model directory", err)
@@ -48,13 +52,13 @@ func (p *program) openSource(path, base string) (*exportSource, error) {
 		}
 		path = filepath.Join(filepath.Dir(path), strings.TrimSpace(string(name)))
 	}
-	s := &exportSource{}
+	s := &exportSource{base: base, merge: merge}
 	log := slog.New(newConsoleHandler(p.stderr))
 	switch found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; {
 	case found("config.json"):
 		err = s.openModel(path)
 	case found("adapter_config.json"):
-		err = s.openAdapter(path, base)
+		err = s.openAdapter(path)
 	case found("checkpoints"):
 		err = s.openCheckpoint(path, func() (*checkpoint.Loaded, error) {
 			return checkpoint.OpenReadOnly(filepath.Join(path, "checkpoints"), log).Newest()
@@ -92,6 +96,9 @@ func (s *exportSource) openModel(dir string) (err error) {
 
 // check makes sure that the weights are those of the model.
 func (s *exportSource) check() error {
+	if s.weights == nil { // an adapter alone
+		return nil
+	}
 	_, err := model.New(s.config).CheckWeights(s.weights)
 	if err == nil && s.adapter != nil {
 		err = s.adapter.check(s.weights)
@@ -111,11 +118,46 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 	if s.config, err = train.Architecture(s.loaded.Record); err != nil {
 		return err
 	}
-	s.weights, s.moments = s.loaded.Part(train.WeightPrefix), map[string]*checkpoint.Weights{}
+	weights := s.loaded.Part(train.WeightPrefix)
+	s.moments = map[string]*checkpoint.Weights{}
 	for _, prefix := range train.MomentPrefixes() {
 		s.moments[prefix] = s.loaded.Part(prefix)
 	}
+	adapter, isAdapter, err := train.Adapter(s.loaded.Record)
+	switch {
+	case err != nil:
+		return err
+	case isAdapter:
+		adapter.BaseModel = s.settings().Model.Path
+		s.adapter = &exportAdapter{adapter, weights}
+		return s.openBase(adapter.BaseModel)
+	case train.Partial(s.loaded.Record):
+		if err := s.openBase(s.settings().Model.Path); err != nil {
+			return err
+		}
+		s.weights = weights.Over(s.weights)
+		return nil
+	}
+	s.weights = weights
 	return nil
+}
+
+// runSettings are keys of a run's config.resolved.toml.
+type runSettings struct {
+	Data  struct{ Tokenizer string }
+	Model struct{ Path string }
+}
+
+// settings reads those of the run that a checkpoint belongs to. The run may have been moved, or be gone: then they are empty.
+func (s *exportSource) settings() (c runSettings) {
+	text, err := os.ReadFile(filepath.Join(s.run, "config.resolved.toml"))
+	if err == nil {
+		err = toml.Unmarshal(text, &c)
+	}
+	if err != nil {
+		return runSettings{}
+	}
+	return c
 }
 
 // Close releases what is mapped.
@@ -137,24 +179,11 @@ const maxCompanionBytes = 128 << 20
 // tokenizerFiles returns the files to write beside the weights: those in dir, where it is given, else those of the source.
 func (s *exportSource) tokenizerFiles(dir string) (map[string][]byte, error) {
 	if dir == "" && s.run != "" {
-		var c struct {
-			Data  struct{ Tokenizer string }
-			Model struct{ Path string }
-		}
-		// The run may have been moved, or be gone: then the weights go alone.
-		text, err := os.ReadFile(filepath.Join(s.run, "config.resolved.toml"))
-		if err == nil {
-			err = toml.Unmarshal(text, &c)
-		}
-		if err != nil {
-			return nil, nil
-		}
+		c := s.settings()
 		if c.Data.Tokenizer == "bytes" {
 			return tokenizer.Bytes{}.Files()
 		}
-		if dir = c.Data.Tokenizer; dir == "" {
-			dir = c.Model.Path
-		}
+		dir = cmp.Or(c.Data.Tokenizer, c.Model.Path)
 	} else if dir == "" {
 		dir = s.dir
 	} else if _, err := os.Stat(filepath.Join(dir, "tokenizer.json")); err != nil {

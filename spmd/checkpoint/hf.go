@@ -198,6 +198,13 @@ func (w *Weights) Tensor(name string, d safetensors.DType) (safetensors.Tensor, 
 	return t.as(cmp.Or(d, t.dtype)), err
 }
 
+// Over returns the weights of base with those of w in place of the ones of the same names. It is there until both are closed.
+func (w *Weights) Over(base *Weights) *Weights {
+	out := &Weights{dir: w.dir, tensors: maps.Clone(base.tensors)}
+	maps.Copy(out.tensors, w.tensors)
+	return out
+}
+
 // Fingerprint returns a digest of all tensors: their names, types, shapes and elements. It reads them all.
 func (w *Weights) Fingerprint() string {
 	names := w.Names()

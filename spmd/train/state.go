@@ -64,6 +64,28 @@ func Architecture(r checkpoint.Record) (*model.Config, error) {
 	return c, nil
 }
 
+// Partial reports whether a checkpoint with this record holds only a part of the model, as the rest is frozen.
+func Partial(r checkpoint.Record) bool {
+	_, ok := r.Get("train.freeze")
+	return ok
+}
+
+// Adapter returns the LoRA adapter that a checkpoint with this record holds. ok is false where it holds none.
+func Adapter(r checkpoint.Record) (c checkpoint.AdapterConfig, ok bool, err error) {
+	if _, ok := r.Get("lora.rank"); !ok {
+		return c, false, nil
+	}
+	for key, to := range map[string]any{"lora.rank": &c.Rank, "lora.alpha": &c.Alpha, "lora.rslora": &c.RSLoRA, "lora.dropout": &c.Dropout} {
+		text, _ := r.Get(key)
+		if _, err := fmt.Sscan(text, to); err != nil {
+			return c, true, fmt.Errorf("the checkpoint's record has %s = %q: %w", key, text, err)
+		}
+	}
+	modules, _ := r.Get("lora.target_modules")
+	c.TargetModules = strings.Fields(strings.Trim(modules, "[]"))
+	return c, true, nil
+}
+
 // newRecord lists what decides the run's numbers. A run resumes only from a checkpoint whose record equals its own.
 func newRecord(t *Trainer) (checkpoint.Record, error) {
 	c := t.Config
