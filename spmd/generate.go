@@ -18,7 +18,7 @@ import (
 
 const generateUsage = `usage: spmd generate MODEL_DIR --prompt TEXT [options]
 
-MODEL_DIR is a Hugging Face directory, such as OUTPUT_DIR/model of a run.
+MODEL_DIR is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run.
 
   --prompt TEXT        the text to go on from (empty: from the start of a document)
   --tokens N           at most N tokens (200)

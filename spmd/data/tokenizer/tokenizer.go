@@ -1,12 +1,18 @@
 // Package tokenizer turns text into token ids and back, as Hugging Face's tokenizers do.
+//
+// Open reads a tokenizer.json. A text goes through its parts in order: added tokens are taken out (added.go), what lies
+// between is normalized (normalize.go) and split into words by pre-tokenizers (pretokenize.go, package pattern), and the
+// model, byte pair encoding, turns each word into tokens (bpe.go, merge.go), mostly from a cache (encode.go). Decoders
+// (decode.go) turn tokens into text. Bytes is the tokenizer of models trained without one.
 package tokenizer
 
 // A Tokenizer turns text into token ids and back. It is safe for concurrent use.
 type Tokenizer interface {
 	// VocabSize returns one more than the largest id.
 	VocabSize() int
-	// Encode appends the ids of text to dst. It adds no special tokens. Bytes that are not UTF-8 are read as U+FFFD, as
-	// Python's errors="replace" does, except by Bytes.
+	// Encode appends the ids of text to dst. It adds no special tokens; those that are written out in text are found, as
+	// Hugging Face's tokenizers do, except by Bytes. Bytes that are not UTF-8 are read as U+FFFD, as Python's
+	// errors="replace" does, except by Bytes.
 	Encode(dst []int32, text string) []int32
 	// EncodeSpecial is Encode with the special tokens that the tokenizer's post-processor adds around a text, such as that
 	// of its begin.
