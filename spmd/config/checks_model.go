@@ -35,6 +35,7 @@ func (l *loader) checkModel() {
 	l.checkPositions()
 	l.checkRecompute()
 	l.checkExperts()
+	l.checkPrediction()
 	if c.Model.Path != "" {
 		l.checkWeights()
 	}
@@ -92,6 +93,19 @@ func (l *loader) checkRecompute() {
 	if _, err := r.Selected(layers); err != nil {
 		l.problem("recompute.layers", err.Error(), fmt.Sprintf(`use numbers from 0 to %d and ranges such as "0-%d"`, layers-1, layers-1))
 	}
+}
+
+// checkPrediction tells the model whether it predicts further tokens.
+func (l *loader) checkPrediction() {
+	weight := l.config.Train.MTPLossWeight
+	if weight == 0 || !l.usable("train.mtp_loss_weight") {
+		return
+	}
+	if l.config.Architecture.Predictors == 0 {
+		l.problem("train.mtp_loss_weight", "the model has no modules of multi-token prediction", "remove it, or set num_nextn_predict_layers in model.overrides or [model.config]")
+		return
+	}
+	l.config.Architecture.PredictionLossWeight = weight
 }
 
 // checkExperts completes [moe] with what the model's config.json says.

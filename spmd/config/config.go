@@ -172,6 +172,10 @@ type Train struct {
 	ClipGradNorm float64 `toml:"clip_grad_norm" range:"[0,)"`
 	// Type of weights, activations and gradients.
 	DType string `toml:"dtype" values:"float32" later:"bfloat16"`
+	// What multiplies the loss of multi-token prediction, the mean over the model's num_nextn_predict_layers modules: each predicts
+	// one token further than the one before. Modules that the weights do not have begin at random. 0: the modules are neither
+	// built nor needed.
+	MTPLossWeight float64 `toml:"mtp_loss_weight" range:"[0,)"`
 	// Parameters that stay as they are: patterns of their Hugging Face names, where `*` stands for any text. They take no
 	// gradient and no optimizer state, and are in neither the gradient norm nor the checkpoints.
 	Freeze []string `toml:"freeze"`

@@ -42,12 +42,20 @@ func (m *Model) PlaceLoad(a *kernels.Arena) kernels.Tensor {
 // sparseLayers returns the number of layers with experts.
 func (c *Config) sparseLayers() int {
 	n := 0
-	for layer := range c.NumHiddenLayers {
+	for layer := range c.NumHiddenLayers + c.predictors() {
 		if c.Sparse(layer) {
 			n++
 		}
 	}
 	return n
+}
+
+// predictors returns the number of modules of multi-token prediction that are built.
+func (c *Config) predictors() int {
+	if c.PredictionLossWeight > 0 {
+		return c.Predictors
+	}
+	return 0
 }
 
 // An ExpertBatch is what the mixtures of a model share in one micro batch.
@@ -68,8 +76,21 @@ func (m *Model) PlaceExpertBatch(loss BalanceLoss, a *kernels.Arena) ExpertBatch
 	return ExpertBatch{counts: a.Tensor(device.Float64, 1, e), mass: a.Tensor(device.Float64, 1, e), gradient: a.Tensor(device.Float32, 1, e)}
 }
 
-// AuxiliaryLosses returns the number of elements of ExpertBatch.Losses.
-func (m *Model) AuxiliaryLosses() int { return 2 * m.Config.sparseLayers() }
+// Predictors returns the number of modules of multi-token prediction.
+func (m *Model) Predictors() int { return m.Config.predictors() }
+
+// AuxiliaryLosses returns how many losses a micro batch has besides the first: those of ExpertBatch, and then one for each module
+// of multi-token prediction.
+func (m *Model) AuxiliaryLosses() int { return 2*m.Config.sparseLayers() + m.Config.predictors() }
+
+// SetAuxiliaryLosses says where a micro batch's auxiliary losses go: [AuxiliaryLosses] Float64.
+func (mb *MicroBatch) SetAuxiliaryLosses(losses kernels.Tensor) {
+	experts := losses.Len() - len(mb.Ahead)
+	mb.Experts.Losses = losses.Narrow(0, 0, experts).Reshape(2, experts/2)
+	for i := range mb.Ahead {
+		mb.Ahead[i].Loss = losses.Narrow(0, experts+i, experts+i+1)
+	}
+}
 
 // balanceRecord is what a mixture keeps for BalanceSequence.
 type balanceRecord struct {
@@ -134,13 +155,25 @@ func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
 // UpdateBiases moves the biases of the routers that have one, and that are not frozen, by rate, against the step's load [layers with experts, E]
 // Float64 on all ranks. clip is the optimizer's.
 func (m *Model) UpdateBiases(k kernels.Operators, s device.Stream, load, clip kernels.Tensor, rate float64) {
-	for _, l := range m.Layers {
-		b, ok := l.(*block)
-		if !ok {
-			continue
-		}
-		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil && !x.bias.frozen() {
+	for _, b := range m.blocks() {
+		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil {
 			k.UpdateRouteBias(s, x.bias.Weight(), load.Narrow(0, x.index, x.index+1).Reshape(x.Count), clip, rate)
 		}
 	}
+}
+
+// blocks returns all transformer layers, those of multi-token prediction last.
+func (m *Model) blocks() []*block {
+	var blocks []*block
+	for _, layer := range m.Layers {
+		switch l := layer.(type) {
+		case *block:
+			blocks = append(blocks, l)
+		case *head:
+			for _, p := range l.predictors {
+				blocks = append(blocks, p.block)
+			}
+		}
+	}
+	return blocks
 }

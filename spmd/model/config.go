@@ -18,8 +18,8 @@ import (
 // maxConfigBytes bounds a config.json.
 const maxConfigBytes = 1 << 20
 
-// maxLayers bounds num_hidden_layers.
-const maxLayers = 1 << 12
+// maxLayers bounds num_hidden_layers, maxPredictors num_nextn_predict_layers.
+const maxLayers, maxPredictors = 1 << 12, 64
 
 // Config is a model's architecture, read from a Hugging Face config.json of any of the Families.
 type Config struct {
@@ -44,6 +44,10 @@ type Config struct {
 	// Latent is multi-head latent attention, nil for attention with a key and a value projection. HeadDim is then the part of
 	// a head that RoPE rotates.
 	Latent *Latent
+	// Predictors is the number of modules of multi-token prediction that the weights have. They are built where their
+	// losses have a weight, PredictionLossWeight, which the run sets.
+	Predictors           int
+	PredictionLossWeight float64
 	// Experts are those of the layers that Sparse names, nil where all layers are dense.
 	Experts *Experts
 

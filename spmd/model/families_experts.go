@@ -65,6 +65,10 @@ func readDeepSeekV3(r *reader, c *Config) {
 		Sigmoid: true, TopK: r.integer("num_experts_per_tok", 8), Groups: r.integer("n_group", 8), TopGroups: r.integer("topk_group", 4),
 		GroupTopTwo: true, Normalize: r.boolean("norm_topk_prob", true), Epsilon: 1e-20, Scale: r.number("routed_scaling_factor", 2.5),
 	}
+	if c.Predictors = r.integerNamed([]string{"num_nextn_predict_layers", "num_mtp_layers"}, 1); c.Predictors < 0 || c.Predictors > maxPredictors {
+		r.problem("num_nextn_predict_layers", fmt.Sprintf("%d is out of range", c.Predictors), fmt.Sprintf("use a value from 0 to %d", maxPredictors))
+		c.Predictors = 0
+	}
 	r.deepSeekExperts(c, e, 3)
 }
 
@@ -84,7 +88,7 @@ func (r *reader) deepSeekExperts(c *Config, e *Experts, denseLayers int) {
 
 // experts makes e the model's experts, in the layers that sparse says, unless it cannot be so.
 func (r *reader) experts(c *Config, e *Experts, sparse func(layer int) bool) {
-	for layer := range min(max(c.NumHiddenLayers, 0), maxLayers) {
+	for layer := range min(max(c.NumHiddenLayers, 0), maxLayers) + c.Predictors {
 		e.sparse = append(e.sparse, sparse(layer))
 	}
 	if !slices.Contains(e.sparse, true) {

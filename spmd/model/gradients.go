@@ -25,7 +25,7 @@ type Gradients struct {
 func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
 	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.Config.VocabSize, rows)}
 	g.ids = fixed.Tensor(device.Int32, rows)
-	if m.isExpanded(m.table.Parameters[0]) {
+	if m.isExpanded(m.tables[0].Parameters[0]) {
 		mark := scratch.Mark()
 		g.expanded = scratch.Tensor(device.Float32, m.tablePiece()*m.Config.HiddenSize)
 		scratch.Release(mark)
@@ -47,12 +47,19 @@ func (g *Gradients) Used() kernels.Tensor {
 	return g.Flat.Narrow(0, 0, g.model.GradientElements(g.Touched.Len()))
 }
 
-// Merge enqueues the addition of the rows to the gradient of a tied head. It comes after all sums over micro batches and
-// ranks: this order does not depend on the layout of ranks.
+// Merge enqueues the addition of the rows of further uses of the table to those of the embedding, in the order of use, and of
+// all to the gradient of a tied head. It comes after all sums over micro batches and ranks: this order does not depend on the
+// layout of ranks.
 func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
-	if m := g.model; m.Config.TieWordEmbeddings && !m.table.frozen() {
+	if tables := g.model.tables; !tables[0].frozen() {
+		rows := tables[0].rows(g.Flat, g.Touched.Len())
+		for _, u := range tables[1:] {
+			k.Add(s, rows, rows, u.rows(g.Flat, g.Touched.Len()))
+		}
+	}
+	if m := g.model; m.Config.TieWordEmbeddings && !m.tables[0].frozen() {
 		n := g.Touched.Len()
-		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.Parameters[0]), m.table.rows(g.Flat, n), g.ids.Narrow(0, 0, n), true)
+		k.EmbeddingBackward(s, m.Slice(g.Flat, m.tables[0].Parameters[0]), m.tables[0].rows(g.Flat, n), g.ids.Narrow(0, 0, n), true)
 	}
 }
 
@@ -95,14 +102,14 @@ func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels
 	width := m.Config.HiddenSize
 	first, end := g.Touched.within(p.From/width, p.To/width)
 	piece := g.expanded.Narrow(0, 0, p.To-p.From)
-	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.table.rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
+	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.tables[0].rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
 		g.ids.Narrow(0, first, end), false)
 	return piece
 }
 
 // isExpanded reports whether p is a table whose gradient is its touched rows alone.
 func (m *Model) isExpanded(p *Parameter) bool {
-	return !m.Config.TieWordEmbeddings && p == m.table.Parameters[0] && !p.frozen
+	return !m.Config.TieWordEmbeddings && p == m.tables[0].Parameters[0] && !p.frozen
 }
 
 // pieceElements bounds a piece of the table's gradient, as far as blocks of the norm allow: 16 MiB, like the head's logits.

@@ -96,6 +96,17 @@ type MicroBatch struct {
 	Accumulate bool
 	// Experts is what the layers with experts share.
 	Experts ExpertBatch
+	// Ahead has what each module of multi-token prediction reads and predicts.
+	Ahead []Ahead
+}
+
+// Ahead is what a module of multi-token prediction takes of a micro batch: for each token the one that is a fixed number of
+// tokens further in its sample, and what follows that.
+type Ahead struct {
+	IDs, Rows kernels.Tensor // [B*T] Int32, as those of a MicroBatch
+	Labels    kernels.Tensor // [B*T] Int32, negative where the sample or the document ends before
+	// Loss receives the sum of the tokens' losses: [1] Float64.
+	Loss kernels.Tensor
 }
 
 // A Context is where layers run: the operators, the stream, the size of the micro batches, and tables that depend on the

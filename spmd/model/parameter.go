@@ -52,6 +52,7 @@ type Use struct {
 	Parameters []*Parameter
 	shape      []int
 	gradient   int // offset of the first element in a gradient buffer
+	row        int // of a use of the embedding's table: how many uses' touched rows come before its own
 	weight     kernels.Tensor
 	place      int // of a frozen use: offset in the buffer of the frozen weights, in bytes
 	dtype      device.DType
@@ -88,9 +89,10 @@ func (u *Use) Gradient(g kernels.Tensor) kernels.Tensor {
 	return kernels.NewTensor(g.Storage, g.Offset+u.gradient*device.Float32.Size(), device.Float32, u.shape...)
 }
 
-// rows returns the place of the first n rows of this use's gradient in buffer g, where it consists of touched rows.
+// rows returns the place of the n rows of this use's gradient in buffer g, where it consists of touched rows.
 func (u *Use) rows(g kernels.Tensor, n int) kernels.Tensor {
-	return kernels.NewTensor(g.Storage, g.Offset+u.gradient*device.Float32.Size(), device.Float32, n, u.shape[1])
+	at := u.gradient + u.row*n*u.shape[1]
+	return kernels.NewTensor(g.Storage, g.Offset+at*device.Float32.Size(), device.Float32, n, u.shape[1])
 }
 
 // span returns the range of this use's gradient in a gradient buffer.
@@ -110,19 +112,19 @@ const bufferAlign = 128
 
 // A layout places all trained parameters in one flat buffer of weights, and the gradients of all uses in one flat buffer of the
 // same order, so that merging, reducing and clearing gradients are operations on one tensor. The embedding's gradient has no
-// place for each row of its table: its touched rows are at the end, so many as there are. Frozen uses have a buffer of their
-// own, and no gradient.
+// place for each row of its table: its touched rows are at the end, so many as there are, and those of each further use of the
+// table. Frozen uses have a buffer of their own, and no gradient.
 type layout struct {
 	weights, dense int // sizes in elements; dense is that of the gradients without the rows
 	frozen         int // size in bytes
 }
 
 // place lays out the uses in order, then the embedding's table, and then what has no gradients. A tied table is that of
-// another use.
-func (l *layout) place(uses []*Use, table *Use) {
-	tied := false
+// another use than tables, which are the embedding's and those of its further uses.
+func (l *layout) place(uses, tables []*Use) {
+	table, tied := tables[0], false
 	for _, u := range uses {
-		if u == table || u.Parameters[0].Untrained {
+		if slices.Contains(tables, u) || u.Parameters[0].Untrained {
 			continue
 		}
 		tied = tied || u.Parameters[0] == table.Parameters[0]
@@ -133,9 +135,11 @@ func (l *layout) place(uses []*Use, table *Use) {
 	case !tied:
 		l.placeUse(table)
 	case table.frozen():
-		table.place = tiedUse(uses, table).place
+		table.place = tiedUse(uses, tables).place
 	}
-	table.gradient = l.dense
+	for _, u := range tables {
+		u.gradient, u.place = l.dense, table.place
+	}
 	for _, u := range uses {
 		if u.Parameters[0].Untrained {
 			l.placeUse(u)
@@ -144,8 +148,8 @@ func (l *layout) place(uses []*Use, table *Use) {
 }
 
 // tiedUse returns the other use of a tied table.
-func tiedUse(uses []*Use, table *Use) *Use {
-	i := slices.IndexFunc(uses, func(u *Use) bool { return u != table && u.Parameters[0] == table.Parameters[0] })
+func tiedUse(uses, tables []*Use) *Use {
+	i := slices.IndexFunc(uses, func(u *Use) bool { return !slices.Contains(tables, u) && u.Parameters[0] == tables[0].Parameters[0] })
 	return uses[i]
 }
 

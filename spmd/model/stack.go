@@ -18,7 +18,7 @@ type Model struct {
 	Frozen []*Parameter
 
 	uses   []*Use
-	table  *Use // the embedding's
+	tables []*Use // the embedding's, and its further uses
 	layout layout
 }
 
@@ -28,11 +28,15 @@ func New(c *Config) *Model {
 	b := &builder{config: c}
 	table := b.weight("model.embed_tokens", c.VocabSize, c.HiddenSize)
 	input := newEmbedding(table)
-	m.table, m.Layers = input.weight, append(m.Layers, input)
+	m.tables, m.Layers = []*Use{input.weight}, append(m.Layers, input)
 	for i := range c.NumHiddenLayers {
 		m.Layers = append(m.Layers, newBlock(b, i))
 	}
-	m.Layers = append(m.Layers, newHead(b, table))
+	output := newHead(b, table)
+	m.Layers = append(m.Layers, output)
+	for _, p := range output.predictors {
+		m.tables = append(m.tables, p.table)
+	}
 	m.Parameters = b.parameters
 	m.place()
 	return m
@@ -44,7 +48,7 @@ func (m *Model) place() {
 	for _, l := range m.Layers {
 		m.uses = append(m.uses, l.Uses()...)
 	}
-	m.layout.place(m.uses, m.table)
+	m.layout.place(m.uses, m.tables)
 }
 
 // Recompute returns Placement.Layers: r for the transformer layers that are selected, KeepAll for all others.
@@ -84,13 +88,13 @@ func (m *Model) WeightElements() int { return m.layout.weights }
 // FrozenBytes returns the size of the buffer of frozen weights.
 func (m *Model) FrozenBytes() int { return m.layout.frozen }
 
-// GradientElements returns the size of a flat gradient buffer, in elements, with the given number of touched rows of the
-// embedding's table at its end, which has none where it is frozen. What comes before has the layout of the weights.
+// GradientElements returns the size of a flat gradient buffer, in elements, with the given number of touched rows for each use of
+// the embedding's table at its end, which has none where it is frozen. What comes before has the layout of the weights.
 func (m *Model) GradientElements(rows int) int {
-	if m.table.frozen() {
+	if m.tables[0].frozen() {
 		rows = 0
 	}
-	return m.layout.dense + rows*m.Config.HiddenSize
+	return m.layout.dense + len(m.tables)*rows*m.Config.HiddenSize
 }
 
 // Bind makes the parameters views of flat [WeightElements] Float32 and frozen [FrozenBytes] Uint8; the one or the other may
@@ -109,17 +113,19 @@ type Chunk struct {
 	lowest      int  // the first layer that has something to do in the backward pass: all below are frozen, here and in chunks before
 	first, last bool // whether it begins with the embedding, ends with the head
 	spans       GradientSpans
-	table       *Use // the embedding's
+	tables      []*Use // its uses of the embedding's table, which follow one another
 }
 
 // Chunk returns the layers [from, to).
 func (m *Model) Chunk(from, to int) *Chunk {
-	c := &Chunk{layers: m.Layers[from:to], from: from, first: from == 0, last: to == len(m.Layers), table: m.table}
+	c := &Chunk{layers: m.Layers[from:to], from: from, first: from == 0, last: to == len(m.Layers)}
 	for _, l := range c.layers {
 		for _, u := range l.Uses() {
 			h, isHead := l.(*head)
 			switch {
-			case u == m.table, !u.trained():
+			case slices.Contains(m.tables, u):
+				c.tables = append(c.tables, u)
+			case !u.trained():
 			case isHead && u == h.output.weight:
 				c.spans.Forward = u.span()
 			case c.spans.Backward.To == 0:
@@ -151,8 +157,10 @@ type GradientSpans struct{ Backward, Rows, Forward Span }
 // Gradients returns where the chunk's gradients lie in a step with the given number of touched rows.
 func (c *Chunk) Gradients(touched int) GradientSpans {
 	spans := c.spans
-	if c.first && !c.table.frozen() {
-		spans.Rows = Span{c.table.gradient, c.table.gradient + touched*c.table.shape[1]}
+	if len(c.tables) > 0 && !c.tables[0].frozen() {
+		first := c.tables[0]
+		size := touched * first.shape[1]
+		spans.Rows = Span{first.gradient + first.row*size, first.gradient + (first.row+len(c.tables))*size}
 	}
 	return spans
 }

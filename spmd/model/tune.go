@@ -64,19 +64,19 @@ func (m *Model) Tune(t Tuning) error {
 
 // matrices returns the uses of the embedding's table, of linear layers and of experts.
 func (m *Model) matrices() []*Use {
-	uses := []*Use{m.table}
-	for _, layer := range m.Layers {
-		switch l := layer.(type) {
-		case *block:
-			for _, x := range l.linears() {
-				uses = append(uses, x.weight)
-			}
-			if x, ok := l.feedForward.(*mixture); ok {
-				uses = append(uses, x.gateUp, x.down)
-			}
-		case *head:
-			uses = append(uses, l.output.weight)
+	uses := slices.Clone(m.tables)
+	for _, b := range m.blocks() {
+		for _, x := range b.linears() {
+			uses = append(uses, x.weight)
 		}
+		if x, ok := b.feedForward.(*mixture); ok {
+			uses = append(uses, x.gateUp, x.down)
+		}
+	}
+	output := m.Layers[len(m.Layers)-1].(*head)
+	uses = append(uses, output.output.weight)
+	for _, p := range output.predictors {
+		uses = append(uses, p.project.weight)
 	}
 	return uses
 }
@@ -108,11 +108,7 @@ func freeze(parameters []*Parameter, t Tuning) error {
 func (m *Model) adapt(o *LoRA) error {
 	matched := make([]bool, len(o.Targets))
 	var modules []string
-	for _, layer := range m.Layers {
-		b, ok := layer.(*block)
-		if !ok {
-			continue
-		}
+	for _, b := range m.blocks() {
 		for _, l := range b.linears() {
 			if err := m.adaptLinear(l, o, matched, &modules); err != nil {
 				return err

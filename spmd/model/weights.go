@@ -32,6 +32,7 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 		known[p.Name] = true
 		shape, ok := src.Shape(p.Name)
 		switch {
+		case !ok && m.predicts(p.Name):
 		case !ok:
 			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Shape))
 		case !slices.Equal(shape, p.Shape):
@@ -41,7 +42,7 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 	for _, name := range src.Names() {
 		switch {
 		case known[name]:
-		case strings.HasSuffix(name, ".rotary_emb.inv_freq"), name == "lm_head.weight" && m.Config.TieWordEmbeddings:
+		case strings.HasSuffix(name, ".rotary_emb.inv_freq"), name == "lm_head.weight" && m.Config.TieWordEmbeddings, m.predicts(name):
 			skipped = append(skipped, name)
 		default:
 			shape, _ := src.Shape(name)
@@ -56,6 +57,17 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 			m.Config.Family, list(wrong))
 	}
 	return note, nil
+}
+
+// predicts reports whether a tensor belongs to a module of multi-token prediction: one that is not built, a copy of the table or
+// the projection that it shares, or one that begins at random because the weights do not have it.
+func (m *Model) predicts(name string) bool {
+	for i := range m.Config.Predictors {
+		if strings.HasPrefix(name, fmt.Sprintf("model.layers.%d.", m.Config.NumHiddenLayers+i)) {
+			return true
+		}
+	}
+	return false
 }
 
 // own returns the model's own parameters: all but those of adapters.
@@ -110,7 +122,13 @@ const writeElements = 256 << 10
 // stream.
 func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
 	for _, p := range m.own() {
-		if err := m.fill(d, s, p, src, seed); err != nil {
+		from := src
+		if src != nil && m.predicts(p.Name) {
+			if _, ok := src.Shape(p.Name); !ok {
+				from = nil
+			}
+		}
+		if err := m.fill(d, s, p, from, seed); err != nil {
 			return err
 		}
 	}

@@ -73,6 +73,9 @@ func (j *JSONL) Step(r Step) error {
 	j.number("grad_norm", r.GradNorm)
 	j.number("lr", r.LR)
 	j.line = strconv.AppendInt(append(j.line, `,"tokens":`...), r.Tokens, 10)
+	if r.PredictionLoss > 0 {
+		j.number("mtp_loss", r.PredictionLoss)
+	}
 	if e := r.Experts; e.MaxLoad > 0 {
 		j.number("aux_loss", e.BalanceLoss)
 		j.number("z_loss", e.ZLoss)

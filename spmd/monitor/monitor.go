@@ -19,6 +19,8 @@ type Step struct {
 	Loss, GradNorm, LR float64
 	// Tokens is how many label tokens the step had, over all ranks.
 	Tokens int64
+	// PredictionLoss is the loss of multi-token prediction, without its weight, 0 where there is none.
+	PredictionLoss float64
 	// Experts is what the layers with experts report.
 	Experts Experts
 	// Time is how long the step took, from fetching its batch to the updated weights.

@@ -29,6 +29,7 @@ type Executor struct {
 	records      []slot
 	losses       kernels.Tensor // [micro batches] Float64
 	auxiliary    kernels.Tensor // [micro batches, AuxiliaryLosses] Float64, none where there are none
+	ahead        Batch          // staging of what a module of multi-token prediction reads: its ids and labels
 	microBatches int
 	host         Batch   // staging of one micro batch
 	rows         []int32 // of host.IDs
@@ -58,10 +59,12 @@ type Plan struct {
 	Recompute []model.Recompute
 	// Positions and Documents say whether micro batches have them.
 	Positions, Documents bool
-	// PlaceExperts places what the layers with experts share in a micro batch, AuxiliaryLosses is how many losses of theirs
-	// each has; nil and 0 where there are no experts.
+	// PlaceExperts places what the layers with experts share in a micro batch, AuxiliaryLosses is how many losses each has
+	// besides the first; nil and 0 where there are none.
 	PlaceExperts    func(a *kernels.Arena) model.ExpertBatch
 	AuxiliaryLosses int
+	// Predictors is the number of modules of multi-token prediction.
+	Predictors int
 }
 
 // assignSlots gives each action the slot of its record, reusing those of finished micro batches, and returns the number of
@@ -99,6 +102,7 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	}
 	e.host = newBatch(p)
 	e.rows = make([]int32, p.Size.Tokens())
+	e.ahead = Batch{IDs: make([]int32, p.Size.Tokens()), Labels: make([]int32, p.Size.Tokens())}
 	e.records = make([]slot, n)
 	for i, a := range p.Actions {
 		s := &e.records[slots[i]]
@@ -137,6 +141,9 @@ func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
 	tokens, rows, length := p.Size.Tokens(), p.Size.Batch, p.Size.Sequence
 	b := model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens), Rows: numbers(true, tokens),
 		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, rows, length)}
+	for range p.Predictors {
+		b.Ahead = append(b.Ahead, model.Ahead{IDs: numbers(true, tokens), Rows: numbers(true, tokens), Labels: numbers(true, tokens)})
+	}
 	if p.PlaceExperts != nil {
 		b.Experts = p.PlaceExperts(a)
 	}
@@ -146,8 +153,8 @@ func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
 // Losses returns the tensor that Run leaves the micro batches' losses in: [micro batches] Float64, each a sum over tokens.
 func (e *Executor) Losses() kernels.Tensor { return e.losses }
 
-// AuxiliaryLosses returns the tensor that Run leaves those of the experts in: [micro batches, Plan.AuxiliaryLosses] Float64, to
-// be added up; none where there are none.
+// AuxiliaryLosses returns the tensor that Run leaves the other losses in: [micro batches, Plan.AuxiliaryLosses] Float64, to be
+// added up by kind; none where there are none.
 func (e *Executor) AuxiliaryLosses() kernels.Tensor { return e.auxiliary }
 
 // A Step is what all micro batches of a step have in common.
@@ -206,7 +213,10 @@ func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, step Step
 	b.Sample = step.Sample + int64(a.MicroBatch*e.context.Size.Batch)
 	b.Loss, b.LossScale = e.losses.Narrow(0, a.MicroBatch, a.MicroBatch+1), step.LossScale
 	if n := e.auxiliary.Last(); !e.auxiliary.IsZero() {
-		b.Experts.Losses = e.auxiliary.Narrow(0, a.MicroBatch, a.MicroBatch+1).Reshape(2, n/2)
+		b.SetAuxiliaryLosses(e.auxiliary.Narrow(0, a.MicroBatch, a.MicroBatch+1).Reshape(n))
+	}
+	if err := e.lookAhead(b, step.Touched); err != nil {
+		return fmt.Errorf("micro batch %d: %w", a.MicroBatch, err)
 	}
 	b.Gradients, b.Accumulate = stage.Buffers[lane.Buffer], lane.Accumulate
 	return nil

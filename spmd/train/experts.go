@@ -39,10 +39,15 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 	if load.IsZero() {
 		return e, nil
 	}
-	n, width := t.MyMicroBatches, t.reportWidth()
-	for at := 0; at < len(t.host.report); at += width {
-		t.addAuxiliary(&e, t.host.report[at+n+1:at+width])
-	}
+	layers, perToken := load.Shape[0], float64(t.Size.Tokens())
+	t.eachAuxiliary(func(i int, v float64) {
+		switch v /= float64(t.MicroBatches); i / layers {
+		case 0:
+			e.BalanceLoss += v
+		case 1:
+			e.ZLoss += v / perToken // it comes as a sum over the tokens of its micro batch
+		}
+	})
 	if t.host.load == nil {
 		t.host.load = make([]float64, load.Len())
 	}
@@ -53,18 +58,30 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 	return e, nil
 }
 
-// addAuxiliary adds the auxiliary losses of a rank's micro batches, averaged over all of the step's. A z-loss comes as a sum
-// over the tokens of its micro batch.
-func (t *Trainer) addAuxiliary(e *monitor.Experts, losses []float64) {
-	layers, perToken := t.Model.AuxiliaryLosses()/2, float64(t.Size.Tokens())
-	for i, v := range losses {
-		v /= float64(t.MicroBatches)
-		if i/layers%2 == 0 {
-			e.BalanceLoss += v
-		} else {
-			e.ZLoss += v / perToken
+// eachAuxiliary calls f with the auxiliary losses of all micro batches of the step, in their order, and their number within one.
+func (t *Trainer) eachAuxiliary(f func(i int, loss float64)) {
+	n, width, each := t.MyMicroBatches, t.reportWidth(), t.Model.AuxiliaryLosses()
+	for at := 0; at < len(t.host.report); at += width {
+		for i, v := range t.host.report[at+n+1 : at+width] {
+			f(i%each, v)
 		}
 	}
+}
+
+// predictionLoss returns the loss of multi-token prediction, the mean over its modules and over the step's label tokens, of which
+// the last ones of each sample have none. The report has been read.
+func (t *Trainer) predictionLoss(labels int64) float64 {
+	modules := t.Model.Predictors()
+	if modules == 0 {
+		return 0
+	}
+	first, sum := t.Model.AuxiliaryLosses()-modules, 0.0
+	t.eachAuxiliary(func(i int, v float64) {
+		if i >= first {
+			sum += v
+		}
+	})
+	return mean(sum, labels) / float64(modules)
 }
 
 // spread returns the largest and the smallest load of an expert, by the mean of its layer. loads has the given number of experts

@@ -52,6 +52,8 @@ type curve struct {
 		GradNorm float64 `json:"grad_norm"`
 		LR       float64 `json:"lr"`
 		AuxLoss  float64 `json:"aux_loss"`
+		ZLoss    float64 `json:"z_loss"`
+		MTPLoss  float64 `json:"mtp_loss"`
 	} `json:"steps"`
 }
 
@@ -137,26 +139,32 @@ func checkCurve(t *testing.T, name string, got []monitor.Step) {
 	if len(got) != len(want.Steps) {
 		t.Fatalf("%d steps, want %d", len(got), len(want.Steps))
 	}
-	worst := [4]float64{}
+	kinds := [6]string{"loss", "grad_norm", "lr", "aux_loss", "z_loss", "mtp_loss"}
+	worst := [6]float64{}
 	for i, w := range want.Steps {
-		for k, v := range [4][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR}, {got[i].Experts.BalanceLoss, w.AuxLoss}} {
+		for k, v := range [6][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR},
+			{got[i].Experts.BalanceLoss, w.AuxLoss}, {got[i].Experts.ZLoss, w.ZLoss}, {got[i].PredictionLoss, w.MTPLoss}} {
 			d := math.Abs(v[0]-v[1]) / max(math.Abs(v[1]), 1e-12)
 			if v[1] == 0 {
 				d = math.Abs(v[0])
 			}
 			worst[k] = max(worst[k], d)
-			if limit := [4]float64{2e-5, 2e-4, 1e-15, 2e-5}[k]; !(d <= limit) {
-				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, [4]string{"loss", "grad_norm", "lr", "aux_loss"}[k], v[0], v[1], d)
+			if limit := [6]float64{2e-5, 2e-4, 1e-15, 2e-5, 2e-5, 2e-5}[k]; !(d <= limit) {
+				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, kinds[k], v[0], v[1], d)
 			}
 		}
 	}
-	t.Logf("worst relative differences: loss %.1e, grad_norm %.1e, lr %.1e, aux_loss %.1e", worst[0], worst[1], worst[2], worst[3])
+	t.Logf("worst relative differences of %v: %.1e", kinds, worst)
 }
 
-var families = []string{"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_plain"}
+var families = []string{"llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3", "deepseek_v3_plain", "deepseek_v3_mtp"}
 
 // familyOverrides complete the configuration of some golden runs.
-var familyOverrides = map[string][]string{"qwen3_moe": {"moe.aux_loss_weight=0.02"}}
+var familyOverrides = map[string][]string{
+	"qwen3_moe": {"moe.aux_loss_weight=0.02"},
+	"deepseek_v3_mtp": {"train.mtp_loss_weight=0.3", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.02", "moe.z_loss_weight=0.01",
+		"moe.bias_update_rate=0.01"},
+}
 
 func TestGolden(t *testing.T) {
 	for _, family := range families {

@@ -151,7 +151,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
-		AuxiliaryLosses: l.Model.AuxiliaryLosses(),
+		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(),
 	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
 }

@@ -161,7 +161,8 @@ func TestLayoutsGiveTheSameBits(t *testing.T) {
 		microBatches int
 		overrides    []string
 	}{{"llama", 16, nil}, {"qwen2", 8, nil}, {"qwen3", 24, nil}, {"qwen3_moe", 8, nil},
-		{"deepseek_v3", 8, []string{"moe.bias_update_rate=0.01", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.01"}},
+		{"deepseek_v3", 8, []string{"moe.bias_update_rate=0.01", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.01", "train.mtp_loss_weight=0.3",
+			"model.overrides.num_nextn_predict_layers=2"}},
 		{"qwen3", 16, append([]string{"data.paths=testdata/golden/documents"}, documentMasks...)}} {
 		dir := t.TempDir()
 		out := func(ranks, threads int) string { return filepath.Join(dir, fmt.Sprintf("%d-%d", ranks, threads)) }

@@ -17,7 +17,7 @@ func TestRecomputeGivesTheSameBits(t *testing.T) {
 		overrides []string
 	}{
 		{"llama", nil}, {"qwen2", nil}, {"qwen3_moe", nil}, {"deepseek_v2", []string{"moe.aux_loss=sequence", "moe.aux_loss_weight=0.01"}},
-		{"deepseek_v3", []string{"moe.bias_update_rate=0.01", "moe.z_loss_weight=0.001"}},
+		{"deepseek_v3", []string{"moe.bias_update_rate=0.01", "moe.z_loss_weight=0.001", "train.mtp_loss_weight=0.3"}},
 		{"qwen3", append([]string{"data.paths=testdata/golden/documents"}, documentMasks...)},
 	} {
 		dir := t.TempDir()

@@ -49,6 +49,9 @@ var descriptive = []string{"_name_or_path", "architectures", "dtype", "torch_dty
 // architectureKey begins the keys of a record that are a config.json's.
 const architectureKey = "model."
 
+// mtpLossWeight is the key of a record that says whether there are modules of multi-token prediction.
+const mtpLossWeight = "train.mtp_loss_weight"
+
 // Architecture returns the model that a checkpoint's record describes.
 func Architecture(r checkpoint.Record) (*model.Config, error) {
 	values := map[string]any{}
@@ -60,6 +63,12 @@ func Architecture(r checkpoint.Record) (*model.Config, error) {
 	c, problems := model.ParseConfig(values)
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("the checkpoint's model: %v", problems[0])
+	}
+	if weight, ok := r.Get(mtpLossWeight); ok {
+		var err error
+		if c.PredictionLossWeight, err = strconv.ParseFloat(weight, 64); err != nil {
+			return nil, fmt.Errorf("the checkpoint's %s: %w", mtpLossWeight, err)
+		}
 	}
 	return c, nil
 }
@@ -135,6 +144,7 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("optimizer.betas", c.Optimizer.Betas)
 	add("optimizer.eps", c.Optimizer.Eps)
 	add("optimizer.weight_decay", c.Optimizer.WeightDecay)
+	add(mtpLossWeight, c.Train.MTPLossWeight)
 	add("moe.bias_update_rate", c.MoE.BiasUpdateRate)
 	add("moe.aux_loss", c.MoE.AuxLoss)
 	add("moe.aux_loss_weight", c.MoE.AuxLossWeight)

@@ -63,7 +63,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 			"lower optimizer.lr, lengthen lr_schedule.warmup_steps, or look at this step's data", i+1, loss, norm, i)
 	}
 	return monitor.Step{Step: i + 1, Steps: t.Config.Train.Steps, Loss: loss, GradNorm: norm, LR: lr,
-		Tokens: labels, Experts: experts, Time: time.Since(started)}, stopped, nil
+		Tokens: labels, PredictionLoss: t.predictionLoss(labels), Experts: experts, Time: time.Since(started)}, stopped, nil
 }
 
 // hostMemory is what the step needs on the host, kept so that a step allocates nothing.
