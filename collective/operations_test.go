@@ -4,6 +4,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +54,7 @@ func TestOperations(t *testing.T) {
 
 func runCase(t *testing.T, j *testJob, groups []Group, index uint64, m mix, size int) {
 	t.Helper()
-	j.all(func(rank int) error { return makeCase(1, index, m, j.size, size).start(groups[rank])() })
+	j.all(func(rank int) error { return makeCase(1, index, m, j.size, size).start(groups[rank], memory)() })
 }
 
 // TestOperationsOnHosts checks groups that span hosts: in the order of the tree where the two-level algorithm keeps it, and
@@ -98,41 +100,51 @@ var (
 )
 
 // TestManyOperations runs random operations on overlapping groups at the same time: the world, its halves by Split, and
-// neighbours, each several operations deep.
+// neighbours, each several operations deep, over every transport, with random delays.
 func TestManyOperations(t *testing.T) {
 	for _, p := range []int{2, 5, 8} {
-		t.Run(fmt.Sprintf("p=%d", p), func(t *testing.T) {
-			t.Parallel()
-			j := newJob(t, p, knobs(1000, Auto))
-			groups := j.groups("world")
-			j.all(func(rank int) error {
-				mine, err := overlapping(j, groups[rank], rank)
-				if err != nil {
+		for name, transport := range transports() {
+			t.Run(fmt.Sprintf("p=%d/%s", p, name), func(t *testing.T) {
+				t.Parallel()
+				manyOperations(t, p, transport)
+			})
+		}
+	}
+}
+
+func manyOperations(t *testing.T, p int, transport jobOption) {
+	j := newJob(t, p, knobs(1000, Auto), transport)
+	groups, places := j.groups("world"), j.placements(16<<20)
+	j.all(func(rank int) error {
+		delays := rand.New(rand.NewPCG(*seedFlag, uint64(rank)))
+		mine, err := overlapping(j, groups[rank], rank)
+		if err != nil {
+			return err
+		}
+		for at := 0; at < *operationsFlag; {
+			var waits []func() error
+			for depth := range 3 {
+				for name, g := range mine {
+					size := 3000
+					if (at/len(mine)+depth)%50 == 0 {
+						size = 200_000
+					}
+					c := makeCase(*seedFlag+uint64(name), uint64(at+depth), mix{allKinds, allReductions}, g.Size(), size/g.Size())
+					waits = append(waits, c.start(g, places[rank].mixed))
+					for range delays.IntN(3) {
+						runtime.Gosched()
+					}
+				}
+			}
+			for _, wait := range waits {
+				if err := wait(); err != nil {
 					return err
 				}
-				for at := 0; at < *operationsFlag; {
-					var waits []func() error
-					for depth := range 3 {
-						for name, g := range mine {
-							size := 3000
-							if (at/len(mine)+depth)%50 == 0 {
-								size = 200_000
-							}
-							c := makeCase(*seedFlag+uint64(name), uint64(at+depth), mix{allKinds, allReductions}, g.Size(), size/g.Size())
-							waits = append(waits, c.start(g))
-						}
-					}
-					for _, wait := range waits {
-						if err := wait(); err != nil {
-							return err
-						}
-					}
-					at += len(waits)
-				}
-				return nil
-			})
-		})
-	}
+			}
+			at += len(waits)
+		}
+		return nil
+	})
 }
 
 // overlapping makes three more groups that a rank is in.

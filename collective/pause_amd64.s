@@ -5,7 +5,4 @@
 // func pause()
 TEXT ·pause(SB), NOSPLIT|NOFRAME, $0-0
 	PAUSE
-	PAUSE
-	PAUSE
-	PAUSE
 	RET

@@ -2,6 +2,6 @@
 
 package collective
 
-// pause tells the processor that this is a loop that waits for memory to change: it then wastes less of what it shares
-// with others. It takes about as long as a cache line needs from another core.
+// pause tells the processor that this is a loop that waits for memory to change, so that it takes less of what it shares with
+// others. It takes ten to a hundred nanoseconds.
 func pause()

@@ -4,6 +4,6 @@ package collective
 
 // pause passes a little time in a loop that waits for memory to change.
 func pause() {
-	for range 64 { //nolint:staticcheck // the loop is the purpose
+	for range 64 {
 	}
 }

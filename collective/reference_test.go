@@ -197,12 +197,16 @@ func (c *testCase) exchange(random *rand.Rand, p, size int) {
 	}
 }
 
-// start enqueues the case on a group. wait checks the result.
-func (c *testCase) start(g Group) (wait func() error) {
+// A placement makes a region that holds b.
+type placement func(b []byte) device.Region
+
+// start enqueues the case on a group, with buffers where place makes them. wait checks the result.
+func (c *testCase) start(g Group, place placement) (wait func() error) {
 	me := g.Rank()
 	// The buffer lies in the middle of an allocation, whose rest must stay as it is.
-	around := slices.Concat([]byte("before.."), c.before[me], []byte("after..."))
-	buf := memory(around).Slice(8, 8+len(c.before[me]))
+	whole := place(slices.Concat([]byte("before.."), c.before[me], []byte("after...")))
+	around := whole.Mapped()
+	buf := whole.Slice(8, 8+len(c.before[me]))
 	var e device.Event
 	switch c.kind {
 	case opAllReduce:
@@ -220,13 +224,13 @@ func (c *testCase) start(g Group) (wait func() error) {
 	case opGather:
 		e = g.Gather(buf, c.counts, c.root, device.Event{})
 	case opAllToAll:
-		e = g.AllToAll(buf, memory(bytes.Clone(c.src[me])), device.Event{})
+		e = g.AllToAll(buf, place(bytes.Clone(c.src[me])), device.Event{})
 	case opAllToAllV:
 		received := make([]int, g.Size())
 		for i := range received {
 			received[i] = c.matrix[i][me]
 		}
-		e = g.AllToAllV(buf, memory(bytes.Clone(c.src[me])), received, c.matrix[me], device.Event{})
+		e = g.AllToAllV(buf, place(bytes.Clone(c.src[me])), received, c.matrix[me], device.Event{})
 	case opTransfer:
 		e = g.Exchange(c.transfers[me], device.Event{})
 		buf = memory(c.before[me])

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -39,37 +38,61 @@ func (j *testJob) alloc(n int) []device.Region {
 	return regions
 }
 
-// A placement is where the ranks' buffers are.
-type placement func(rank, n int) device.Region
+// transports are the ways in which the ranks of a test reach one another. Each is for one job.
+func transports() map[string]jobOption {
+	return map[string]jobOption{"tcp": func(*RootOptions, *Options) {}, "files": overFiles, "heap": overHeap()}
+}
 
-// TestSharedOperations checks every operation that is done in place, and those that are not, against a reference, for
-// buffers in symmetric memory (at different offsets), outside, and both at once.
+// An arena places buffers in a rank's symmetric memory, and reuses it from the beginning when it is full.
+type arena struct {
+	all     device.Region
+	next, n int
+}
+
+// placements makes an arena on each rank.
+func (j *testJob) placements(bytes int) []*arena {
+	j.t.Helper()
+	var arenas []*arena
+	for _, r := range j.alloc(bytes) {
+		arenas = append(arenas, &arena{all: r})
+	}
+	return arenas
+}
+
+func (a *arena) symmetric(b []byte) device.Region {
+	if a.next+len(b) > a.all.Bytes {
+		a.next = 0
+	}
+	r := a.all.Slice(a.next, a.next+len(b))
+	copy(r.Mapped(), b)
+	a.next += (len(b) + 63) / 64 * 64
+	return r
+}
+
+// mixed places some buffers outside symmetric memory.
+func (a *arena) mixed(b []byte) device.Region {
+	if a.n++; a.n%4 == 0 {
+		return memory(b)
+	}
+	return a.symmetric(b)
+}
+
+// TestSharedOperations checks every operation in shared memory against a single process, for buffers in symmetric memory,
+// outside, and both at once.
 func TestSharedOperations(t *testing.T) {
-	lengths := []int{0, 8, 1000, 16384, 16392, 70_000, stealBytes + 88}
-	for _, p := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 16} {
+	for _, p := range groupSizes {
 		for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
 			t.Run(fmt.Sprintf("p=%d/%s", p, name), func(t *testing.T) {
+				t.Parallel()
 				j := newJob(t, p, transport)
-				groups := j.groups("data")
-				room := stealBytes + 4096
-				memories := j.alloc(room)
-				symmetric := func(rank, n int) device.Region { return memories[rank].Slice(64*rank, 64*rank+n) }
-				private := func(_, n int) device.Region { return memory(make([]byte, n)) }
-				mixed := func(rank, n int) device.Region {
-					if rank%2 == 0 {
-						return symmetric(rank, n)
-					}
-					return private(rank, n)
-				}
-				random := rand.New(rand.NewPCG(1, uint64(p)))
-				for where, place := range map[string]placement{"symmetric": symmetric, "private": private, "mixed": mixed} {
-					for _, n := range lengths {
-						if n > 100_000 && (p != 3 && p != 4 || where != "symmetric" || testing.Short()) {
-							continue
-						}
-						checkReduced(t, j, groups, place, where, n, random)
-						checkGathered(t, j, groups, place, where, n/p*p, random)
-						checkBroadcast(t, j, groups, place, where, n, random)
+				groups, arenas := j.groups("data"), j.placements(1<<20)
+				for _, kind := range allKinds {
+					for i := range uint64(9) {
+						j.all(func(rank int) error {
+							place := []placement{memory, arenas[rank].symmetric, arenas[rank].mixed}[i%3]
+							c := makeCase(2, i, mix{[]operationKind{kind}, allReductions}, p, []int{20, 1000, 40_000}[i/3]/p)
+							return c.start(groups[rank], place)()
+						})
 					}
 				}
 			})
@@ -77,64 +100,26 @@ func TestSharedOperations(t *testing.T) {
 	}
 }
 
-func checkReduced(t *testing.T, j *testJob, groups []Group, place placement, where string, n int, random *rand.Rand) {
-	t.Helper()
-	for _, r := range []Reduction{sum32(), first64()} {
-		vectors := make([][]byte, j.size)
-		for rank := range vectors {
-			vectors[rank] = randomVector(random, n)
+// TestUnequalParts lets two members disagree on what one sends to the other.
+func TestUnequalParts(t *testing.T) {
+	j := newJob(t, 2, overFiles)
+	groups, arenas := j.groups("data"), j.placements(1<<20)
+	for rank, err := range j.each(func(rank int) error {
+		sent, received := []int{8, 16}, []int{8, 16}
+		if rank == 1 {
+			sent, received = []int{24, 8}, []int{16, 8}
 		}
-		want := treeFold(vectors, r)
-		j.all(func(rank int) error {
-			buf := place(rank, n)
-			copy(buf.Mapped(), vectors[rank])
-			if err := groups[rank].AllReduce(buf, r, device.Event{}).Synchronize(); err != nil {
-				return err
-			}
-			if !bytes.Equal(buf.Mapped(), want) {
-				return fmt.Errorf("all-reduce of %d bytes of %v in %s memory differs from the pairwise tree", n, r.DType, where)
-			}
-			return nil
-		})
+		dst, src := arenas[rank].symmetric(make([]byte, sum(received))), arenas[rank].symmetric(make([]byte, sum(sent)))
+		err := groups[rank].AllToAllV(dst, src, received, sent, device.Event{}).Synchronize()
+		if err != nil {
+			j.worlds[rank].Abort(err)
+		}
+		return err
+	}) {
+		if err == nil || !strings.Contains(err.Error(), "rank 1 has 24 bytes for rank 0, which expects 16") {
+			t.Errorf("rank %d: %v", rank, err)
+		}
 	}
-}
-
-func checkGathered(t *testing.T, j *testJob, groups []Group, place placement, where string, n int, random *rand.Rand) {
-	t.Helper()
-	want := randomVector(random, n+4)[:n]
-	slice := n / j.size
-	j.all(func(rank int) error {
-		buf := place(rank, n)
-		clear(buf.Mapped())
-		copy(buf.Mapped()[rank*slice:(rank+1)*slice], want[rank*slice:])
-		if err := groups[rank].AllGather(buf, nil, device.Event{}).Synchronize(); err != nil {
-			return err
-		}
-		if !bytes.Equal(buf.Mapped(), want) {
-			return fmt.Errorf("all-gather of %d bytes in %s memory differs", n, where)
-		}
-		return nil
-	})
-}
-
-func checkBroadcast(t *testing.T, j *testJob, groups []Group, place placement, where string, n int, random *rand.Rand) {
-	t.Helper()
-	want := randomVector(random, n+4)[:n]
-	root := random.IntN(j.size)
-	j.all(func(rank int) error {
-		buf := place(rank, n)
-		clear(buf.Mapped())
-		if rank == root {
-			copy(buf.Mapped(), want)
-		}
-		if err := groups[rank].Broadcast(buf, root, device.Event{}).Synchronize(); err != nil {
-			return err
-		}
-		if !bytes.Equal(buf.Mapped(), want) {
-			return fmt.Errorf("broadcast of %d bytes in %s memory from %d differs", n, where, root)
-		}
-		return groups[rank].Barrier(context.Background())
-	})
 }
 
 // TestTransportsAgree checks that sums have the same bits over shared memory and TCP.
@@ -159,104 +144,6 @@ func TestTransportsAgree(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestRandomOperations runs a long random sequence of operations on overlapping groups at the same time, with delays, in
-// symmetric and private memory, and compares everything with what a single process computes.
-func TestRandomOperations(t *testing.T) {
-	count := 200
-	if testing.Short() {
-		count = 100
-	}
-	for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
-		t.Run(name, func(t *testing.T) {
-			const p = 5
-			j := newJob(t, p, transport)
-			sets := [][]int{{0, 1, 2, 3, 4}, {4, 2, 0}, {1, 3}, {3, 2, 1, 0}}
-			groups := make([][]Group, len(sets))
-			memories := make([][]device.Region, len(sets))
-			for i := range sets {
-				groups[i] = make([]Group, p)
-				memories[i] = j.alloc(40_000)
-			}
-			j.all(func(rank int) error {
-				for i, set := range sets {
-					if contains(set, rank) {
-						g, err := j.worlds[rank].NewGroup(fmt.Sprint("group", i), set)
-						if err != nil {
-							return err
-						}
-						groups[i][rank] = g
-					}
-				}
-				return nil
-			})
-			errs := make(chan error, p*len(sets))
-			for i, set := range sets {
-				for _, rank := range set {
-					go func() { errs <- randomly(groups[i][rank], memories[i][rank], uint64(i), rank, count) }()
-				}
-			}
-			for _, set := range sets {
-				for range set {
-					if err := <-errs; err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		})
-	}
-}
-
-// randomly runs count operations of a group as one of its members. What they are follows from the seed alone.
-func randomly(g Group, mem device.Region, seed uint64, rank, count int) error {
-	random := rand.New(rand.NewPCG(seed, 0))
-	delays := rand.New(rand.NewPCG(seed, uint64(1+rank)))
-	for i := range count {
-		n := []int{8, 240, 6000, 39_000}[random.IntN(4)] / (8 * g.Size()) * (8 * g.Size())
-		kind, root, symmetric, blocking := random.IntN(4), random.IntN(g.Size()), random.IntN(3) > 0, random.IntN(2) > 0
-		vectors := make([][]byte, g.Size())
-		for member := range vectors {
-			vectors[member] = randomVector(random, n)
-		}
-		for range delays.IntN(4) {
-			runtime.Gosched()
-		}
-		buf := memory(make([]byte, n))
-		if symmetric {
-			buf = mem.Slice(0, n)
-		}
-		copy(buf.Mapped(), vectors[g.Rank()])
-		view, want := g, vectors[root]
-		if blocking {
-			view = g.Blocking()
-		}
-		var e device.Event
-		switch kind {
-		case 0:
-			e, want = view.AllReduce(buf, first64(), device.Event{}), treeFold(vectors, first64())
-		case 1:
-			e = view.Broadcast(buf, root, device.Event{})
-		case 2:
-			e = view.AllGather(buf, nil, device.Event{})
-			want = nil
-			for member, v := range vectors {
-				want = append(want, v[member*n/g.Size():(member+1)*n/g.Size()]...)
-			}
-		case 3:
-			if err := g.Barrier(context.Background()); err != nil {
-				return err
-			}
-			want = vectors[g.Rank()]
-		}
-		if err := e.Synchronize(); err != nil {
-			return err
-		}
-		if !bytes.Equal(buf.Mapped(), want) {
-			return fmt.Errorf("group %s, member %d, operation %d: the result of kind %d over %d bytes differs", g.Name(), g.Rank(), i, kind, n)
-		}
-	}
-	return nil
 }
 
 func TestSharedRankDies(t *testing.T) {

@@ -87,8 +87,11 @@ func (w *World) bounded() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// place returns which allocation a region lies in and where, in one word, none if it is in no symmetric memory.
+// place returns which allocation a region lies in and where, in one word, nowhere if it is in no symmetric memory.
 func (w *World) place(r device.Region) uint64 {
+	if r.Storage == nil {
+		return nowhere
+	}
 	for i, s := range w.allocated() {
 		if s.storage == r.Storage {
 			return uint64(i+1)<<placeBits | uint64(r.Offset)
@@ -103,11 +106,11 @@ const placeBits = 48
 // nowhere is the place of a region that peers do not reach.
 const nowhere = uint64(0)
 
-// at returns n bytes at a place in the memory of a rank of this host, given by its index among them.
-func (w *World) at(place uint64, local, n int) []byte {
+// at returns the bytes [from, to) at a place in the memory of a rank of this host, given by its index among them.
+func (w *World) at(place uint64, local, from, to int) []byte {
 	s := w.allocated()[place>>placeBits-1]
-	from := int(place & (1<<placeBits - 1))
-	return s.peers[local].mem[from : from+n : from+n]
+	offset := int(place & (1<<placeBits - 1))
+	return s.peers[local].mem[offset+from : offset+to : offset+to]
 }
 
 // unmap gives up what Alloc mapped of other ranks' memory. No operation runs any more.
