@@ -12,13 +12,13 @@ import (
 // itself within milliseconds, so the oldest is a stranger's, and a flood of silent connections cannot keep ranks out.
 const maxUnproven = 64
 
-// An acceptor owns a listener, of the root or of a rank, and lets nobody past the handshake who does not know the secret.
+// An acceptor owns the listeners of a root, relay or rank, and lets nobody past the handshake who does not know the secret.
 // Strangers are logged and disturb nothing.
 type acceptor struct {
 	credentials
-	self     int32 // the rank that listens
-	listener net.Listener
-	log      *slog.Logger
+	self      int32 // the rank that listens
+	listeners []net.Listener
+	log       *slog.Logger
 	// claim decides whether an authenticated process may have the connection that it asks for, and reserves it.
 	claim func(h hello) error
 	// serve takes over the connection after a successful claim. It is called on a goroutine of its own.
@@ -30,11 +30,41 @@ type acceptor struct {
 	running  sync.WaitGroup
 }
 
-func (a *acceptor) start() { a.running.Go(a.acceptLoop) }
+// listen opens the listener for the ranks of this host and, unless outside is empty, one for the relays of others.
+func (a *acceptor) listen(local, outside string, ports PortRange) error {
+	l, err := net.Listen("tcp", local)
+	if err != nil {
+		return err
+	}
+	a.listeners = []net.Listener{l}
+	if outside == "" {
+		return nil
+	}
+	if l, err = ports.listen(outside); err != nil {
+		a.listeners[0].Close()
+		return err
+	}
+	a.listeners = append(a.listeners, l)
+	return nil
+}
 
-func (a *acceptor) acceptLoop() {
+// outside returns the address of the listener for relays, "" if there is none.
+func (a *acceptor) outside() string {
+	if len(a.listeners) < 2 {
+		return ""
+	}
+	return a.listeners[1].Addr().String()
+}
+
+func (a *acceptor) start() {
+	for _, l := range a.listeners {
+		a.running.Go(func() { a.acceptLoop(l) })
+	}
+}
+
+func (a *acceptor) acceptLoop(listener net.Listener) {
 	for {
-		conn, err := a.listener.Accept()
+		conn, err := listener.Accept()
 		if err != nil {
 			a.mu.Lock()
 			closed := a.closed
@@ -98,7 +128,9 @@ func (a *acceptor) handle(conn net.Conn) {
 func (a *acceptor) close() {
 	a.mu.Lock()
 	a.closed = true
-	a.listener.Close()
+	for _, l := range a.listeners {
+		l.Close()
+	}
 	for _, c := range a.unproven {
 		c.Close()
 	}

@@ -139,7 +139,7 @@ func (w *World) reach(g *group, rank int) (net.Conn, error) {
 	defer cancel()
 	c := w.connection(connectionKey{rank, g.id})
 	if c.begin(dialing) {
-		conn, err := w.door.dial(ctx, w.addresses[rank], hello{purpose: purposeData, from: int32(w.Rank()), to: int32(rank), group: g.id})
+		conn, err := w.door.dial(ctx, w.table.address(rank), hello{purpose: purposeData, from: int32(w.Rank()), to: int32(rank), group: g.id})
 		if err == nil {
 			return conn, nil
 		}

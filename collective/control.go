@@ -3,14 +3,18 @@ package collective
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Control messages are rare and small; they are JSON, each after its length in four bytes (big endian).
+// Control messages are rare and small; they are JSON, each after its length in four bytes (big endian). A length of zero is
+// a heartbeat.
 const (
 	maxMessageBytes = 1 << 20
 	maxCauseBytes   = 8 << 10
@@ -24,7 +28,7 @@ const (
 	kindAdmitted messageKind = "admitted" // listener: the handshake succeeded
 	kindRefused  messageKind = "refused"  // listener: Cause says why it did not; root: the job did not form
 	kindJoin     messageKind = "join"     // rank: Size, Address, Local, Facts
-	kindTable    messageKind = "table"    // root: Addresses and Locals of all ranks; the job has formed
+	kindTable    messageKind = "table"    // root: Table and Locals of all ranks; the job has formed
 	kindLost     messageKind = "lost"     // root: Rank was lost, Cause says why
 	kindTimeout  messageKind = "timeout"  // root: Ranks have not arrived, Cause is the report
 	kindAbort    messageKind = "abort"    // rank: it will end, Cause says why
@@ -32,6 +36,9 @@ const (
 	kindStall    messageKind = "stall"    // rank: Stall made no progress for the time in Cause
 	kindQuery    messageKind = "query"    // root: what are you doing?
 	kindStatus   messageKind = "status"   // rank: Operations, one for each of its groups
+	kindGone     messageKind = "gone"     // relay: the connection of the rank From ended without a goodbye, Cause says how
+	kindCutOff   messageKind = "cutoff"   // relay: it has lost the root, Cause says how
+	kindHostGone messageKind = "hostgone" // relay: the connection of the relay of Host ended, Cause says how
 )
 
 // A message is a control message. Which fields are in use depends on Kind.
@@ -44,10 +51,14 @@ type message struct {
 	Address    string            `json:"address,omitempty"`
 	Local      string            `json:"local,omitempty"` // host/socket, for ranks of that host; "" for none
 	Facts      map[string]string `json:"facts,omitempty"`
-	Addresses  []string          `json:"addresses,omitempty"`
+	Table      *addressTable     `json:"table,omitempty"`
 	Locals     []string          `json:"locals,omitempty"`
 	Stall      *operation        `json:"stall,omitempty"`
 	Operations []operation       `json:"operations,omitempty"`
+	From       int               `json:"from,omitempty"`    // the rank whose message a relay passes on
+	Host       int               `json:"host,omitempty"`    // the number of a host, see RootOptions.Hosts
+	Silence    time.Duration     `json:"silence,omitempty"` // how long the other side may be silent, of join and table
+	Beats      bool              `json:"beats,omitempty"`   // whether the sender of the table will send heartbeats as well
 }
 
 // An operation is where a rank stands in one of its groups.
@@ -90,6 +101,11 @@ func readMessage(r io.Reader) (message, error) {
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return message{}, err
 	}
+	return readBody(r, head)
+}
+
+// readBody reads what follows the head of a message.
+func readBody(r io.Reader, head [4]byte) (message, error) {
 	n := binary.BigEndian.Uint32(head[:])
 	if n > maxMessageBytes {
 		return message{}, fmt.Errorf("a control message of %d bytes exceeds the limit of %d", n, maxMessageBytes)
@@ -119,10 +135,20 @@ func noEOF(err error) error {
 // writing waits only when the other side has not read for long.
 const controlWriteTimeout = 2 * time.Second
 
+// beatsPerSilence is how many heartbeats fall into the time after which silence counts as a loss. Silence is counted in
+// such parts, so that a process that was itself suspended, or starved, blames nobody for the time in which it did not listen.
+const beatsPerSilence = 4
+
+// errSilent ends a control connection on which nothing came for too long, not even a heartbeat.
+var errSilent = errors.New("nothing was heard of it")
+
 // A controlConn is one end of a control connection. Several goroutines may send; one receives.
 type controlConn struct {
 	net.Conn
-	mu sync.Mutex
+	silence atomic.Int64 // how long the other side may say nothing, in nanoseconds; 0: for ever
+
+	mu    sync.Mutex // guards writing, and the timer
+	beats *time.Timer
 }
 
 func (c *controlConn) send(m message) error {
@@ -130,11 +156,102 @@ func (c *controlConn) send(m message) error {
 	if err != nil {
 		return err
 	}
+	return c.write(b)
+}
+
+func (c *controlConn) write(b []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.SetWriteDeadline(time.Now().Add(controlWriteTimeout)); err != nil {
 		return err
 	}
-	_, err = c.Write(b)
+	_, err := c.Write(b)
 	return err
+}
+
+// beat sends heartbeats from now on, often enough for a listener that waits for the given time.
+func (c *controlConn) beat(silence time.Duration) {
+	if silence <= 0 {
+		return
+	}
+	every := silence / beatsPerSilence
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.beats != nil {
+		return
+	}
+	c.beats = time.AfterFunc(every, func() {
+		// A connection that cannot be written to has ended, which its reader finds out.
+		if c.write(make([]byte, 4)) == nil {
+			c.mu.Lock()
+			c.beats.Reset(every)
+			c.mu.Unlock()
+		}
+	})
+}
+
+// listenFor makes silence of the given length the end of the connection from now on.
+func (c *controlConn) listenFor(silence time.Duration) {
+	c.silence.Store(int64(silence))
+	if silence > 0 { // wakes a receive that waits without a limit
+		_ = c.SetReadDeadline(time.Now().Add(silence / beatsPerSilence))
+	}
+}
+
+// Close ends the connection and its heartbeats.
+func (c *controlConn) Close() error {
+	err := c.Conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.beats != nil {
+		c.beats.Stop()
+	}
+	return err
+}
+
+// receive returns the next message that is no heartbeat. io.EOF means that the connection ended between messages.
+func (c *controlConn) receive() (message, error) {
+	for {
+		var head [4]byte
+		if err := c.awaitHead(head[:]); err != nil {
+			return message{}, err
+		}
+		if head == [4]byte{} {
+			continue
+		}
+		if silence := c.silence.Load(); silence > 0 {
+			if err := c.SetReadDeadline(time.Now().Add(time.Duration(silence))); err != nil {
+				return message{}, err
+			}
+		}
+		return readBody(c, head)
+	}
+}
+
+// awaitHead reads the head of a message or heartbeat.
+func (c *controlConn) awaitHead(head []byte) error {
+	for got, missed := 0, 0; got < len(head); {
+		silence := time.Duration(c.silence.Load())
+		if silence > 0 {
+			if err := c.SetReadDeadline(time.Now().Add(silence / beatsPerSilence)); err != nil {
+				return err
+			}
+		}
+		n, err := c.Read(head[got:])
+		if got += n; n > 0 {
+			missed = 0
+			continue
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if missed++; missed > beatsPerSilence {
+				return fmt.Errorf("%w for %v", errSilent, silence)
+			}
+		case err == io.EOF && got > 0:
+			return io.ErrUnexpectedEOF
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }

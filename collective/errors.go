@@ -30,6 +30,12 @@ type RefusedError struct {
 // Error returns the reason.
 func (e *RefusedError) Error() string { return "the job did not form: " + e.Reason }
 
+// A CutOffError says that this rank's host has lost the rest of the job, and how.
+type CutOffError struct{ Cause string }
+
+// Error returns the cause.
+func (e *CutOffError) Error() string { return e.Cause }
+
 // A TimeoutError says that an operation made no progress for Options.Timeout.
 type TimeoutError struct {
 	// Ranks are the members that have not arrived at the operation.

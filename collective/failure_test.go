@@ -47,7 +47,11 @@ func isInside(g Group) bool {
 
 func TestRankDiesDuringAllReduce(t *testing.T) {
 	for _, launchSaw := range []bool{false, true} {
-		j := newJob(t, 4)
+		j := newJob(t, 4, func(r *RootOptions, _ *Options) {
+			if launchSaw {
+				r.settle = time.Minute // that launch is slow is another test
+			}
+		})
 		groups := j.groups("data")
 		events := blockedAllReduce(t, j, groups, 2)
 		want := causeSilent
@@ -182,7 +186,7 @@ func TestLaunchDies(t *testing.T) {
 	events := blockedAllReduce(t, j, groups, 1)
 	quickly(t, func() {
 		j.root.Close()
-		if err := events[0].Synchronize(); err == nil || !strings.Contains(err.Error(), "launch or its host is gone") {
+		if err := events[0].Synchronize(); err == nil || !strings.Contains(err.Error(), "so launch, or its agent on this host, is gone") {
 			t.Errorf("got %v", err)
 		}
 	})

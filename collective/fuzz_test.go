@@ -91,8 +91,11 @@ func sameMessage(a, b message) bool {
 		if len(m.Facts) == 0 {
 			m.Facts = nil
 		}
-		if len(m.Addresses) == 0 {
-			m.Addresses = nil
+		if t := m.Table; t != nil && len(t.Hosts) == 0 {
+			t.Hosts = nil
+		}
+		if t := m.Table; t != nil && len(t.Where) == 0 {
+			t.Where = nil
 		}
 		if m.Stall != nil && len(m.Stall.Members) == 0 {
 			m.Stall.Members = nil
@@ -109,29 +112,36 @@ func sameMessage(a, b message) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// FuzzRootReceive feeds the root whatever an authenticated but broken rank may say: it must neither crash nor hang.
+// FuzzRootReceive feeds the root whatever an authenticated but broken rank or relay may say: it must neither crash nor hang.
 func FuzzRootReceive(f *testing.F) {
 	for _, m := range []message{
 		{Kind: kindJoin, Size: 2, Address: "127.0.0.1:1"}, {Kind: kindAbort, Cause: "x"}, {Kind: kindGoodbye},
 		{Kind: kindStall, Stall: &operation{Members: []int{0, 1, 99}, Waiting: -1}}, {Kind: kindStatus},
+		{Kind: kindGone, From: 1, Cause: "x"}, {Kind: kindHostGone, Host: 1}, {Kind: kindJoin, From: 5, Host: -1},
 	} {
 		b, err := encodeMessage(m)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(b, byte(present))
-		f.Add(b, byte(claimed))
+		f.Add(b, byte(present), false)
+		f.Add(b, byte(claimed), true)
 	}
-	f.Fuzz(func(t *testing.T, b []byte, state byte) {
+	f.Fuzz(func(t *testing.T, b []byte, state byte, relayed bool) {
 		m, err := readMessage(bytes.NewReader(b))
 		if err != nil {
 			return
 		}
-		r := newRoot(t, 2).root
+		r := newRoot(t, 2, func(r *RootOptions, _ *Options) {
+			r.Hosts, r.Outside = []Host{{Name: "other", Ranks: []int{1}}}, "127.0.0.1"
+		}).root
 		r.mu.Lock()
 		r.members[1].state = memberState(state % 4)
 		r.mu.Unlock()
-		err = r.receive(1, m)
+		h := hello{purpose: purposeControl, from: 1}
+		if relayed {
+			h = hello{purpose: purposeRelay}
+		}
+		err = r.receive(h, m)
 		if rank, cause, ok := r.FirstFailure(); ok && (rank < 0 || rank > 1) {
 			t.Errorf("after %+v (%v) the root blames rank %d: %s", m, err, rank, cause)
 		}

@@ -46,6 +46,7 @@ const (
 	purposeControl purpose = iota + 1 // rank to root, one for each rank
 	purposeData                       // rank to rank, one for each pair in each group
 	purposeMemory                     // rank to rank on one host, to exchange memory files
+	purposeRelay                      // relay to root or to another relay, one for each host; the rank is the host's number
 )
 
 // credentials are what a process must know to be of the job.
@@ -88,7 +89,7 @@ func parseHello(b []byte) (hello, error) {
 		group:   binary.BigEndian.Uint64(b[18:]),
 	}
 	copy(h.nonce[:], b[26:])
-	if h.purpose < purposeControl || h.purpose > purposeMemory {
+	if h.purpose < purposeControl || h.purpose > purposeRelay {
 		return hello{}, fmt.Errorf("unknown purpose %d", h.purpose)
 	}
 	if h.from < 0 || h.to < rootRank {

@@ -91,7 +91,7 @@ func (w *World) listenLocal(cred credentials) (string, error) {
 	}
 	w.local.host, w.local.sharing = host, &files{world: w}
 	w.local.door = &acceptor{
-		credentials: cred, self: int32(w.o.Place.Rank), listener: listener, log: w.o.Log, claim: w.claimLocal, serve: w.hand,
+		credentials: cred, self: int32(w.o.Place.Rank), listeners: []net.Listener{listener}, log: w.o.Log, claim: w.claimLocal, serve: w.hand,
 	}
 	w.local.door.start()
 	return host + "/" + name, nil

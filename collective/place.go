@@ -15,6 +15,12 @@ type Place struct {
 	Epoch int
 	// Rendezvous is host:port of the job's root. Empty for a process started alone.
 	Rendezvous string
+	// Address is the IP address at which this rank listens for other ranks; empty: that from which it reaches the root.
+	Address string
+	// Ports are those of which this rank may listen at one.
+	Ports PortRange
+	// Cores is how many cores of its host this process is bound to; 0: it is not bound.
+	Cores int
 	// SecretFD is the descriptor from which the job's secret is read (see ReadSecret), LifelineFD one whose end of file
 	// says that launch is gone. Both are 0 for a process started alone.
 	SecretFD, LifelineFD int
@@ -29,6 +35,9 @@ const (
 	envJob        = "LOCKSTEP_JOB"
 	envEpoch      = "LOCKSTEP_EPOCH"
 	envRendezvous = "LOCKSTEP_RENDEZVOUS"
+	envAddress    = "LOCKSTEP_ADDRESS"
+	envPorts      = "LOCKSTEP_PORTS"
+	envCores      = "LOCKSTEP_CORES"
 	envSecretFD   = "LOCKSTEP_SECRET_FD"
 	envLifelineFD = "LOCKSTEP_LIFELINE_FD"
 )
@@ -38,8 +47,8 @@ func (p Place) Environ() []string {
 	number := func(name string, n int) string { return name + "=" + strconv.Itoa(n) }
 	return []string{
 		number(envRank, p.Rank), number(envSize, p.Size), number(envLocalRank, p.LocalRank), number(envLocalSize, p.LocalSize),
-		envJob + "=" + p.Job, envRendezvous + "=" + p.Rendezvous,
-		number(envEpoch, p.Epoch), number(envSecretFD, p.SecretFD), number(envLifelineFD, p.LifelineFD),
+		envJob + "=" + p.Job, envRendezvous + "=" + p.Rendezvous, envAddress + "=" + p.Address, envPorts + "=" + p.Ports.String(),
+		number(envEpoch, p.Epoch), number(envCores, p.Cores), number(envSecretFD, p.SecretFD), number(envLifelineFD, p.LifelineFD),
 	}
 }
 
@@ -49,14 +58,18 @@ func PlaceFrom(getenv func(string) string) (Place, error) {
 	if getenv(envSize) == "" {
 		return p, nil
 	}
-	p.Job, p.Rendezvous = getenv(envJob), getenv(envRendezvous)
+	p.Job, p.Rendezvous, p.Address = getenv(envJob), getenv(envRendezvous), getenv(envAddress)
+	var err error
+	if p.Ports, err = ParsePortRange(getenv(envPorts)); err != nil {
+		return p, fmt.Errorf("the environment has %s=%q: %w; start ranks with launch", envPorts, getenv(envPorts), err)
+	}
 	for _, v := range []struct {
 		name     string
 		to       *int
 		min, max int
 	}{
 		{envSize, &p.Size, 1, 1 << 20}, {envRank, &p.Rank, 0, 1 << 20}, {envLocalSize, &p.LocalSize, 1, 1 << 20},
-		{envLocalRank, &p.LocalRank, 0, 1 << 20}, {envEpoch, &p.Epoch, 0, 1 << 30}, {envSecretFD, &p.SecretFD, 3, 1 << 20}, {envLifelineFD, &p.LifelineFD, 3, 1 << 20},
+		{envLocalRank, &p.LocalRank, 0, 1 << 20}, {envEpoch, &p.Epoch, 0, 1 << 30}, {envCores, &p.Cores, 0, 1 << 20}, {envSecretFD, &p.SecretFD, 3, 1 << 20}, {envLifelineFD, &p.LifelineFD, 3, 1 << 20},
 	} {
 		n, err := strconv.Atoi(getenv(v.name))
 		if err != nil || n < v.min || n > v.max {

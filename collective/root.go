@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -14,6 +13,9 @@ import (
 
 // defaultTimeout is what a zero Timeout means in RootOptions and Options.
 const defaultTimeout = 60 * time.Second
+
+// defaultSilence is what a zero Silence means in Options.
+const defaultSilence = 30 * time.Second
 
 // RootOptions configure a Root.
 type RootOptions struct {
@@ -24,18 +26,36 @@ type RootOptions struct {
 	Epoch int
 	// Secret authenticates the ranks. At least 16 bytes; launch makes SecretSize random ones.
 	Secret []byte
-	// Listen is the address to listen on, host:port; "" means "127.0.0.1:0".
+	// Listen is the address to listen on for the ranks of this host, host:port; "" means "127.0.0.1:0".
 	Listen string
+	// Hosts are the other hosts of the job, on each of which a Relay speaks for its ranks; a host's number is its index
+	// here. Ranks of no host in the list connect to the root itself.
+	Hosts []Host
+	// Outside is the IP address on which relays are met, empty without Hosts; Ports is the range of ports to take one from.
+	Outside string
+	Ports   PortRange
+	// Supervised says that whoever runs the root watches the processes of its own ranks and calls Lost when one has ended.
+	Supervised bool
 	// Timeout is how long the ranks have to join; 0 means 60 seconds.
 	Timeout time.Duration
 	// Log receives what the root decides and whom it refuses; nil means slog.Default().
 	Log *slog.Logger
+
+	settle time.Duration // for tests; 0 means settleTime
+}
+
+// A Host is a host of a job, with the ranks that run there.
+type Host struct {
+	Name string
+	// Ranks are in order.
+	Ranks []int
 }
 
 // A Root is the meeting point of a job. It runs in launch's process, lets in the ranks that know the secret, waits for all
-// of them, compares their facts, and tells each where the others listen. Then it holds one control connection to each rank
-// and decides, once, which rank ended the job and why: whatever is seen first of a rank that says why it aborts, a process
-// that launch saw die (Lost), or a connection that ends without a goodbye. All other ranks are told at once.
+// of them, compares their facts, and tells each where the others listen. Then it holds a control connection to each rank of
+// its own host, and through relays to those of other hosts, and decides, once, which rank ended the job and why: whatever is
+// seen first of a rank that says why it aborts, a process that launch saw die (Lost), a connection that ends without a
+// goodbye, or one on which nothing comes any more, not even a heartbeat. All other ranks are told at once.
 //
 // A Root is safe for concurrent use.
 type Root struct {
@@ -43,15 +63,20 @@ type Root struct {
 	door    *acceptor
 	running sync.WaitGroup
 	timer   *time.Timer // fires when ranks are late to join
+	failed  chan struct{}
 
-	mu       sync.Mutex
-	closed   bool
-	members  []member
-	joined   int      // ranks that have joined, whether or not they are still there
-	failure  *message // what was decided; nil while all is well
-	suspect  int      // the rank whose connection ended first, -1 while there is none
-	settling *time.Timer
-	inquiry  *inquiry
+	mu        sync.Mutex
+	closed    bool
+	members   []member
+	hosts     []memberState            // of the relays
+	below     map[*controlConn]purpose // the connections of ranks and relays
+	joined    int                      // ranks that have joined, whether or not they are still there
+	silence   time.Duration            // after which a rank or relay counts as lost; the longest that a rank has asked for
+	failure   *message                 // what was decided; nil while all is well
+	suspect   int                      // the rank whose connection ended first, -1 while there is none
+	suspicion string                   // how it ended
+	settling  *time.Timer
+	inquiry   *inquiry
 }
 
 // A memberState is how far a rank has come.
@@ -67,15 +92,10 @@ const (
 // A member is the root's view of a rank.
 type member struct {
 	state   memberState
-	conn    *controlConn
 	address string
 	local   string
 	facts   map[string]string
 }
-
-// settleTime is how long the root waits, after a control connection ended without a word, for launch to say how the
-// process died. It delays the news, for a better cause; it does not change who is to blame.
-const settleTime = 150 * time.Millisecond
 
 // NewRoot starts listening and returns; ranks join in the background.
 func NewRoot(o RootOptions) (*Root, error) {
@@ -94,14 +114,19 @@ func NewRoot(o RootOptions) (*Root, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	listener, err := net.Listen("tcp", o.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("starting the root of job %q: %w", o.Job, err)
+	if o.settle == 0 {
+		o.settle = settleTime
 	}
-	r := &Root{o: o, members: make([]member, o.Size), suspect: -1}
+	r := &Root{
+		o: o, failed: make(chan struct{}), members: make([]member, o.Size), hosts: make([]memberState, len(o.Hosts)),
+		below: map[*controlConn]purpose{}, suspect: -1,
+	}
 	r.door = &acceptor{
 		credentials: credentials{job: o.Job, epoch: uint32(o.Epoch), secret: slices.Clone(o.Secret)},
-		self:        rootRank, listener: listener, log: o.Log, claim: r.claim, serve: r.serve,
+		self:        rootRank, log: o.Log, claim: r.claim, serve: r.serve,
+	}
+	if err := r.door.listen(o.Listen, o.Outside, o.Ports); err != nil {
+		return nil, fmt.Errorf("starting the root of job %q: %w", o.Job, err)
 	}
 	r.timer = time.AfterFunc(o.Timeout, r.joinTimeout)
 	r.door.start()
@@ -115,42 +140,14 @@ func checkSecret(secret []byte) error {
 	return nil
 }
 
-// Addr returns the address to which ranks connect, host:port: Place.Rendezvous.
-func (r *Root) Addr() string { return r.door.listener.Addr().String() }
+// Addr returns the address to which the ranks of this host connect, host:port: Place.Rendezvous.
+func (r *Root) Addr() string { return r.door.listeners[0].Addr().String() }
 
-// Lost tells the root that the process of a rank has ended in failure, and how: "killed by signal 9", "exit status 3".
-// It may be called for ranks that never joined and for ranks that ended because another did; only the first failure of the
-// job counts.
-func (r *Root) Lost(rank int, cause string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if f := r.failure; f != nil {
-		if f.Rank == rank && f.Cause == causeSilent { // launch was slow to see it; FirstFailure can still say how it died
-			f.Cause = cause
-		}
-		return
-	}
-	// Where a connection has already ended without a word, that rank came first; launch only lends its cause a text.
-	if r.suspect < 0 || r.suspect == rank {
-		r.decide(message{Kind: kindLost, Rank: rank, Cause: cause})
-	}
-}
+// Outside returns the address to which relays connect, host:port; empty where the job has no other hosts.
+func (r *Root) Outside() string { return r.door.outside() }
 
-// FirstFailure returns the rank that ended the job and why. ok is false while no rank has failed.
-func (r *Root) FirstFailure() (rank int, cause string, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.failure == nil {
-		if r.suspect >= 0 {
-			return r.suspect, causeSilent, true
-		}
-		return 0, "", false
-	}
-	return r.failure.Rank, r.failure.Cause, true
-}
-
-// causeSilent is all that the root itself can see of a process that was killed.
-const causeSilent = "its connection to launch ended without a goodbye"
+// Failed is closed when the job has failed; FirstFailure says why.
+func (r *Root) Failed() <-chan struct{} { return r.failed }
 
 // Close ends all connections. Ranks that are still there see their job fail, so it is called after they have ended.
 func (r *Root) Close() error {
@@ -164,10 +161,8 @@ func (r *Root) Close() error {
 	if r.inquiry != nil {
 		r.inquiry.timer.Stop()
 	}
-	for i := range r.members {
-		if c := r.members[i].conn; c != nil {
-			c.Close()
-		}
+	for c := range r.below {
+		c.Close()
 	}
 	r.mu.Unlock()
 	r.door.running.Wait()
@@ -181,29 +176,34 @@ func (r *Root) decide(f message) {
 		return
 	}
 	r.failure = &f
+	close(r.failed)
 	r.timer.Stop()
 	r.o.Log.Debug("the job failed", "rank", f.Rank, "cause", f.Cause)
 	r.tellAll(f)
 }
 
-// tellAll sends m to every rank that is there, to each on a goroutine of its own, so that one that does not read delays
-// nobody. r.mu is held.
+// tellAll sends m to every rank that is there, through relays where it is on another host. r.mu is held.
 func (r *Root) tellAll(m message) {
-	for i := range r.members {
-		if c := r.members[i].conn; c != nil && r.members[i].state != gone {
-			r.running.Go(func() {
-				// A rank that cannot be told is lost as well, which its own connection shows.
-				_ = c.send(m)
-			})
-		}
+	for c := range r.below {
+		r.tell(c, m)
 	}
 }
 
-// claim reserves a rank for an authenticated process.
+// tell sends m on a goroutine of its own, so that one that does not read delays nobody.
+func (r *Root) tell(c *controlConn, m message) {
+	r.running.Go(func() {
+		// A rank that cannot be told is lost as well, which its own connection shows.
+		_ = c.send(m)
+	})
+}
+
+// claim reserves a rank for an authenticated process, or a host for a relay.
 func (r *Root) claim(h hello) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
+	case h.purpose == purposeRelay:
+		return claimHost(r.hosts, int(h.from))
 	case h.purpose != purposeControl:
 		return errors.New("only control connections go to the root")
 	case int(h.from) >= len(r.members):
@@ -217,156 +217,107 @@ func (r *Root) claim(h hello) error {
 	return nil
 }
 
-// serve follows one rank from its join to the end of its connection.
+// claimHost reserves a host for a relay.
+func claimHost(hosts []memberState, host int) error {
+	switch {
+	case host >= len(hosts):
+		return fmt.Errorf("host %d is not in a job of %d other hosts", host, len(hosts))
+	case hosts[host] != absent:
+		return fmt.Errorf("host %d is already taken by another process", host)
+	}
+	hosts[host] = present
+	return nil
+}
+
+// serve follows one rank or relay to the end of its connection.
 func (r *Root) serve(h hello, conn net.Conn) {
 	c := &controlConn{Conn: conn}
 	defer c.Close()
-	rank := int(h.from)
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
 		return
 	}
-	r.members[rank].conn = c
-	if r.failure != nil { // decided after the claim, so that this rank was not told
-		f := *r.failure
-		r.running.Go(func() { _ = c.send(f) })
+	r.below[c] = h.purpose
+	if r.failure != nil { // decided after the claim, so that this one was not told
+		r.tell(c, *r.failure)
 	}
 	r.mu.Unlock()
-	for {
-		m, err := readMessage(c)
-		if err == nil {
-			err = r.receive(rank, m)
+	err := error(nil)
+	for err == nil {
+		var m message
+		if m, err = c.receive(); err == nil {
+			err = r.receive(h, m)
 		}
-		if err != nil {
-			r.ended(rank, err)
-			return
-		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.below, c)
+	if h.purpose == purposeRelay {
+		r.hostEnded(int(h.from), endOf(err, "its agent's connection to launch"))
+	} else {
+		r.ended(int(h.from), endOf(err, "its connection to launch"))
 	}
 }
 
-// receive acts on a message of a rank. An error ends its connection; io.EOF stands for a goodbye.
-func (r *Root) receive(rank int, m message) error {
+// endOf says how a connection has ended.
+func endOf(err error, what string) string {
+	switch {
+	case errors.Is(err, errSilent):
+		return fmt.Sprintf("%v: it is stopped, or its network is down", err)
+	case errors.Is(err, io.EOF):
+		return what + " ended without a goodbye"
+	}
+	return fmt.Sprintf("%s broke: %v", what, err)
+}
+
+// receive acts on a message of a rank, its own or one that a relay passes on. An error ends the connection; io.EOF stands for
+// a goodbye.
+func (r *Root) receive(h hello, m message) error {
+	rank := int(h.from)
+	if h.purpose == purposeRelay {
+		rank = m.From
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	state := r.members[rank].state
+	if rank < 0 || rank >= len(r.members) || m.Host < 0 || m.Host >= max(1, len(r.hosts)) {
+		return fmt.Errorf("it sent a %q message about rank %d and host %d", m.Kind, rank, m.Host)
+	}
+	state := &r.members[rank].state
+	if h.purpose == purposeRelay {
+		switch m.Kind {
+		case kindGone:
+			r.ended(rank, m.Cause)
+			return nil
+		case kindHostGone:
+			r.hostEnded(m.Host, m.Cause)
+			return nil
+		case kindJoin:
+			if *state == absent { // the relay has let it in
+				*state = claimed
+			}
+		}
+	}
 	switch {
-	case m.Kind == kindJoin && state == claimed:
+	case m.Kind == kindJoin && *state == claimed:
 		return r.join(rank, m)
-	case m.Kind == kindGoodbye && state == present:
-		r.members[rank].state = gone
+	case m.Kind == kindGoodbye && *state == present:
+		*state = gone
+		if h.purpose == purposeRelay {
+			return nil
+		}
 		return io.EOF
 	case m.Kind == kindAbort:
 		if r.suspect < 0 || r.suspect == rank {
 			r.decide(message{Kind: kindLost, Rank: rank, Cause: m.Cause})
 		}
 		return nil
-	case m.Kind == kindStall && state == present && m.Stall != nil:
+	case m.Kind == kindStall && *state == present && m.Stall != nil:
 		r.inquire(*m.Stall, m.Cause)
 		return nil
-	case m.Kind == kindStatus && state == present:
+	case m.Kind == kindStatus && *state == present:
 		r.answered(rank, m.Operations)
 		return nil
 	}
 	return fmt.Errorf("it sent a %q message out of place", m.Kind)
-}
-
-// ended handles the end of a rank's connection.
-func (r *Root) ended(rank int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.members[rank].state == gone || r.failure != nil || r.closed {
-		r.members[rank].state = gone
-		return
-	}
-	r.members[rank].state = gone
-	cause := causeSilent
-	if !errors.Is(err, io.EOF) {
-		cause = fmt.Sprintf("its connection to launch broke: %v", err)
-	}
-	if r.suspect < 0 {
-		r.suspect = rank
-		r.settling = time.AfterFunc(settleTime, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.decide(message{Kind: kindLost, Rank: rank, Cause: cause})
-		})
-	}
-}
-
-// join notes a rank's address and facts; the last one to join completes the job. r.mu is held.
-func (r *Root) join(rank int, m message) error {
-	if m.Size != len(r.members) {
-		r.decide(message{Kind: kindRefused, Rank: rank, Cause: fmt.Sprintf("rank %d was started for a job of %d ranks, the root for %d", rank, m.Size, len(r.members))})
-		return nil
-	}
-	if _, _, err := net.SplitHostPort(m.Address); err != nil || len(m.Facts) > maxFacts {
-		return fmt.Errorf("it joined with address %q and %d facts", m.Address, len(m.Facts))
-	}
-	self := &r.members[rank]
-	self.state, self.address, self.local, self.facts = present, m.Address, m.Local, m.Facts
-	if r.joined++; r.joined < len(r.members) {
-		return nil
-	}
-	r.timer.Stop()
-	if f := r.disagreement(); f != nil {
-		r.decide(*f)
-		return nil
-	}
-	table := message{Kind: kindTable}
-	for i := range r.members {
-		table.Addresses = append(table.Addresses, r.members[i].address)
-		table.Locals = append(table.Locals, r.members[i].local)
-	}
-	r.tellAll(table)
-	return nil
-}
-
-// disagreement compares every rank's facts with rank 0's. r.mu is held.
-func (r *Root) disagreement() *message {
-	first := r.members[0].facts
-	for rank := range r.members {
-		facts := r.members[rank].facts
-		names := slices.Sorted(maps.Keys(first))
-		for name := range facts {
-			if _, ok := first[name]; !ok {
-				names = append(names, name)
-			}
-		}
-		for _, name := range names {
-			want, ok := first[name]
-			got, has := facts[name]
-			if ok && has && want == got {
-				continue
-			}
-			return &message{Kind: kindRefused, Rank: rank, Cause: fmt.Sprintf("the ranks disagree on the %s: rank %d has %s, rank 0 has %s; all ranks must be the same",
-				name, rank, quoteFact(got, has), quoteFact(want, ok))}
-		}
-	}
-	return nil
-}
-
-func quoteFact(value string, ok bool) string {
-	if !ok {
-		return "none"
-	}
-	return fmt.Sprintf("%q", value)
-}
-
-func (r *Root) joinTimeout() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.joined == len(r.members) {
-		return
-	}
-	var missing []int
-	for rank := range r.members {
-		if s := r.members[rank].state; s == absent || s == claimed {
-			missing = append(missing, rank)
-		}
-	}
-	if len(missing) == 0 {
-		return // a rank that came and went; its loss is being decided
-	}
-	r.decide(message{Kind: kindRefused, Rank: missing[0], Cause: fmt.Sprintf("%s did not join within %v", rankList(missing), r.o.Timeout)})
 }

@@ -132,7 +132,7 @@ func TestStrangers(t *testing.T) {
 			}
 		})
 	}()
-	doors := map[int]string{rootRank: j.root.Addr(), 1: j.worlds[1].door.listener.Addr().String()}
+	doors := map[int]string{rootRank: j.root.Addr(), 1: j.worlds[1].door.listeners[0].Addr().String()}
 	for self, address := range doors {
 		for _, s := range strangers {
 			if err := s.act(address, self); err != nil {

@@ -1,7 +1,6 @@
 package collective
 
 import (
-	"net"
 	"slices"
 )
 
@@ -66,8 +65,8 @@ func (w *World) hostsOf(ranks []int) []string {
 		switch {
 		case w.o.hosts != nil:
 			names[i] = string(rune('a' + w.o.hosts[rank]))
-		case w.addresses != nil:
-			names[i], _, _ = net.SplitHostPort(w.addresses[rank]) // the root has checked them
+		case w.table != nil:
+			names[i] = w.table.host(rank)
 		}
 	}
 	return names

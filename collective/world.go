@@ -28,6 +28,9 @@ type Options struct {
 	Backend string
 	// Timeout is how long joining may take and how long an operation may go without progress; 0 means 60 seconds.
 	Timeout time.Duration
+	// Silence is how long nothing may be heard of another process, not even a heartbeat, before it counts as lost; 0 means
+	// 30 seconds, less than 0 without end. All ranks must be given the same.
+	Silence time.Duration
 	// NewStream makes the stream on which a group's operations run: the device's NewStream. It must return
 	// device.HostStreams.
 	NewStream func(name string) device.Stream
@@ -50,15 +53,15 @@ type Options struct {
 // A World is a rank's membership in its job: it makes groups, and it knows when the job has failed. It is safe for
 // concurrent use.
 type World struct {
-	o         Options
-	control   *controlConn // to the root; nil for a process started alone
-	door      *acceptor    // for other ranks' data connections; nil for a process started alone
-	addresses []string     // where the ranks listen
-	cores     int          // of this host
-	local     local        // the ranks of this host
-	done      chan struct{}
-	closing   chan struct{}
-	watcher   sync.WaitGroup
+	o       Options
+	control *controlConn  // to the root; nil for a process started alone
+	door    *acceptor     // for other ranks' data connections; nil for a process started alone
+	table   *addressTable // where the ranks listen
+	cores   int           // of this host
+	local   local         // the ranks of this host
+	done    chan struct{}
+	closing chan struct{}
+	watcher sync.WaitGroup
 
 	mu      sync.Mutex
 	err     error
@@ -98,6 +101,9 @@ const (
 func Join(ctx context.Context, o Options) (*World, error) {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
+	}
+	if o.Silence == 0 {
+		o.Silence = defaultSilence
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -145,7 +151,9 @@ func (w *World) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = w.control.send(message{Kind: kindJoin, Size: p.Size, Address: w.door.listener.Addr().String(), Local: local, Facts: w.o.Facts})
+	err = w.control.send(message{
+		Kind: kindJoin, Size: p.Size, Address: w.door.listeners[0].Addr().String(), Local: local, Facts: w.o.Facts, Silence: max(0, w.o.Silence),
+	})
 	if err != nil {
 		return err
 	}
@@ -153,29 +161,36 @@ func (w *World) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(table.Addresses) != p.Size {
-		return fmt.Errorf("the root sent %d addresses for %d ranks", len(table.Addresses), p.Size)
+	if err := table.Table.check(p.Size); err != nil {
+		return err
+	}
+	w.table = table.Table
+	w.control.beat(table.Silence)
+	if table.Beats {
+		w.control.listenFor(table.Silence)
 	}
 	if err := w.findLocal(table.Locals); err != nil {
 		return err
 	}
-	w.addresses = table.Addresses
 	w.watcher.Go(w.watch)
 	return nil
 }
 
-// listen opens this rank's door, on the interface from which it reached the root.
+// listen opens this rank's door: at Place.Address, else on the interface from which it reached the root.
 func (w *World) listen(cred credentials) error {
-	host, _, err := net.SplitHostPort(w.control.LocalAddr().String())
-	if err != nil {
-		return err
+	host := w.o.Place.Address
+	if host == "" {
+		var err error
+		if host, _, err = net.SplitHostPort(w.control.LocalAddr().String()); err != nil {
+			return err
+		}
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	listener, err := w.o.Place.Ports.listen(host)
 	if err != nil {
 		return fmt.Errorf("listening for other ranks: %w", err)
 	}
 	w.door = &acceptor{
-		credentials: cred, self: int32(w.o.Place.Rank), listener: listener, log: w.o.Log, claim: w.claim, serve: w.hand,
+		credentials: cred, self: int32(w.o.Place.Rank), listeners: []net.Listener{listener}, log: w.o.Log, claim: w.claim, serve: w.hand,
 	}
 	w.door.start()
 	return nil
@@ -208,6 +223,8 @@ func failureOf(m message) error {
 		return &TimeoutError{Ranks: m.Ranks, Report: m.Cause}
 	case kindRefused:
 		return &RefusedError{Rank: m.Rank, Reason: m.Cause}
+	case kindCutOff:
+		return &CutOffError{Cause: m.Cause}
 	}
 	return fmt.Errorf("the root sent a %q message out of place", m.Kind)
 }
@@ -215,13 +232,13 @@ func failureOf(m message) error {
 // watch receives from the root until the connection ends.
 func (w *World) watch() {
 	for {
-		m, err := readMessage(w.control)
+		m, err := w.control.receive()
 		if err != nil {
 			w.mu.Lock()
 			closed := w.closed
 			w.mu.Unlock()
 			if !closed {
-				w.fail(fmt.Errorf("the connection to launch ended, so launch or its host is gone: %w", noEOF(err)))
+				w.fail(fmt.Errorf("the connection to launch ended, so launch, or its agent on this host, is gone: %w", noEOF(err)))
 			}
 			return
 		}
@@ -333,11 +350,12 @@ func (w *World) Close() error {
 // leave ends the control connection.
 func (w *World) leave(failed bool) error {
 	var err error
-	if !failed && w.addresses != nil {
+	if !failed && w.table != nil {
 		if err = w.control.send(message{Kind: kindGoodbye}); err == nil {
 			// The root answers a goodbye by closing; closing first could discard it unread.
-			err = w.control.SetReadDeadline(time.Now().Add(graceTime))
+			late := time.AfterFunc(graceTime, func() { w.control.Close() })
 			w.watcher.Wait()
+			late.Stop()
 		}
 	}
 	w.control.Close()

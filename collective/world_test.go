@@ -71,7 +71,7 @@ func newRoot(t testing.TB, size int, options ...jobOption) *testJob {
 	t.Helper()
 	j := &testJob{t: t, size: size, log: &syncBuffer{}, worlds: make([]*World, size)}
 	j.logger = slog.New(slog.NewTextHandler(j.log, nil))
-	o := RootOptions{Size: size, Job: "test", Secret: testSecret, Log: j.logger, Timeout: 20 * time.Second}
+	o := RootOptions{Size: size, Job: "test", Secret: testSecret, Log: j.logger, Timeout: 20 * time.Second, Supervised: true}
 	for _, set := range options {
 		set(&o, &Options{})
 	}
@@ -161,9 +161,9 @@ func everyone(n int) []int {
 // die ends a rank as SIGKILL would: the kernel closes its sockets and nobody says anything.
 func (w *World) die() {
 	w.control.Close()
-	w.door.listener.Close()
+	w.door.listeners[0].Close()
 	if w.local.door != nil {
-		w.local.door.listener.Close()
+		w.local.door.listeners[0].Close()
 	}
 	for _, g := range w.groups {
 		if g.shared == nil {

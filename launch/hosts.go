@@ -185,24 +185,3 @@ func checkHostName(name string) error {
 	}
 	return nil
 }
-
-// checkLocal makes sure that the hosts are this one, called hostname, and that n ranks have room.
-func checkLocal(hosts []host, hostname string, n int) error {
-	short, _, _ := strings.Cut(hostname, ".")
-	room := 0
-	for _, h := range hosts {
-		local := false
-		for _, name := range []string{"localhost", "127.0.0.1", "::1", hostname, short} {
-			local = local || strings.EqualFold(h.name, name)
-		}
-		if !local {
-			return fmt.Errorf("%s: host %s: starting ranks on other hosts is not supported yet; name only localhost or %s",
-				h.place, h.name, hostname)
-		}
-		room += h.slots
-	}
-	if room < n {
-		return fmt.Errorf("the hosts have %d slots, too few for -n %d; give them more slots or start fewer ranks", room, n)
-	}
-	return nil
-}

@@ -58,19 +58,6 @@ func TestParseHosts(t *testing.T) {
 	}
 }
 
-func TestCheckLocal(t *testing.T) {
-	hosts := []host{{"localhost", 1, "f:1"}, {"127.0.0.1", 1, "f:2"}, {"::1", 1, "f:3"}, {"Node3.Cluster", 1, "f:4"}, {"node3", 1, "f:5"}}
-	if err := checkLocal(hosts, "node3.cluster", 5); err != nil {
-		t.Error(err)
-	}
-	if err := checkLocal(hosts, "node3.cluster", 6); err == nil {
-		t.Error("5 slots are taken to be enough for 6 ranks")
-	}
-	if err := checkLocal(hosts, "node4.cluster", 1); err == nil || !strings.HasPrefix(err.Error(), "f:4: host Node3.Cluster: ") {
-		t.Errorf("another host: %v", err)
-	}
-}
-
 func FuzzHostfile(f *testing.F) {
 	for _, seed := range []string{"n1 slots=4 max_slots=8 # fast\nn2:2\n", "[::1]:3\n::1", "a:1 slots=1", "\x00\xff", ":::", "[", "a slots=99999999999999999999"} {
 		f.Add(seed)

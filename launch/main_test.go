@@ -290,7 +290,7 @@ func TestWhatARankIsGiven(t *testing.T) {
 		t.Fatalf("status %d:\n%s", got, l.err)
 	}
 	place := regexp.MustCompile(`(?m)^\[(\d)\] \{Rank:(\d) Size:3 LocalRank:(\d) LocalSize:3 ` +
-		`Job:([A-Z2-7]{8}) .*Rendezvous:(127\.0\.0\.1:\d+) SecretFD:3 LifelineFD:4.*\} secret ([0-9a-f]{64}) <nil>$`)
+		`Job:([A-Z2-7]{8}) .*Rendezvous:(127\.0\.0\.1:\d+) .*SecretFD:3 LifelineFD:4.*\} secret ([0-9a-f]{64}) <nil>$`)
 	found := place.FindAllStringSubmatch(l.out.String(), -1)
 	if len(found) != 3 {
 		t.Fatalf("%d places, want 3:\n%s", len(found), l.out)
@@ -375,26 +375,29 @@ func TestAllOrNone(t *testing.T) {
 	defer closeAll([]*os.File{lifeline, held})
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	place := collective.Place{Size: 3, LocalSize: 3, Rendezvous: "127.0.0.1:1", SecretFD: secretFD, LifelineFD: lifelineFD}
-	s := &starter{program: os.Args[0], args: []string{"as-rank", "*:block"}, place: place, lifeline: lifeline, console: c}
-	j := &job{console: c}
+	place := collective.Place{Size: 3, Rendezvous: "127.0.0.1:1", SecretFD: secretFD, LifelineFD: lifelineFD}
+	own := &crew{starter: &starter{
+		program: os.Args[0], args: []string{"as-rank", "*:block"}, ranks: []int{0, 1}, place: place, lifeline: lifeline, console: c,
+	}}
 	planned := errors.New("planned")
-	err = j.startAll(3, func(number int) (*rank, error) {
-		if number == 2 {
-			return nil, planned
-		}
-		return s.start(number)
-	})
+	j := &job{console: c, teams: []team{own, failingTeam{planned}}}
+	err = j.startAll(3)
 	j.drain()
 	if !errors.Is(err, planned) || len(j.ranks) != 2 {
 		t.Fatalf("error %v, %d ranks", err, len(j.ranks))
 	}
-	for _, r := range j.ranks {
-		if !gone(r.cmd.Process.Pid) || !r.byLaunch() {
-			t.Errorf("rank %d: %v", r.number, r.state)
+	for i, r := range j.ranks {
+		if !gone(own.processes[i].cmd.Process.Pid) || !r.byLaunch() {
+			t.Errorf("rank %d: %+v", r.number, r.end)
 		}
 	}
 }
+
+// A failingTeam cannot start.
+type failingTeam struct{ err error }
+
+func (f failingTeam) start(chan<- exit) ([]*rank, error) { return nil, f.err }
+func (f failingTeam) drain()                             {}
 
 func TestProgramThatCannotStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "program")

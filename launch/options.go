@@ -5,8 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"lockstep/collective"
 )
 
 const usage = `usage: launch -n N [options] PROGRAM [ARGS...]
@@ -16,9 +20,16 @@ Starts N processes of PROGRAM, the ranks of one job, and watches them until all 
 PROGRAM is a binary (a path, or a name in PATH) or a directory with a Go main package, such as
 ./spmd, which is built first. What follows PROGRAM is handed to it.
 
-  -n N                   number of ranks
-  -H HOST[:SLOTS],...    where to start them (so far only this host; default: all here)
+  -n N                   number of ranks (default with hosts: one for each slot)
+  -H HOST[:SLOTS],...    where to start them (default: all on this host)
   --hostfile FILE        the same from a file, lines "host slots=4" or "host:4"
+  --map-by slot|node     fill each host's slots in turn (default), or go round the hosts
+  --rsh COMMAND          remote shell, with its options (default ssh)
+  --agent-path FILE      launch on the other hosts (default: where it is here)
+  --interface NAME|NET   network between the hosts: interface, address, or such as 10.0.0.0/8
+  --ports FIRST-LAST     ports to listen at (default: any)
+  -x NAME[=VALUE]        environment variable for all ranks; may be repeated
+  --bind-to none|core    share a host's cores among its ranks (default none), and say how
   --output rank0|all|none
                          whose output to show (default rank0). With all, each line carries its
                          rank. The last lines of a rank that fails are shown in any case.
@@ -37,7 +48,7 @@ Example: launch -n 2 ./spmd configs/quickstart.toml
 `
 
 // maxRanks bounds -n, so that a slip of the finger does not fill the process table.
-const maxRanks = 1024
+const maxRanks = 1 << 16
 
 // An outputMode says whose output is shown while the job runs.
 type outputMode string
@@ -53,21 +64,37 @@ type options struct {
 	help, version bool
 	ranks         int
 	hosts         []host // nil: this host
+	mapBy         mapping
+	placed        []placement // what hosts and mapBy come to
+	rsh           []string
+	agentPath     string
+	network       string
+	ports         collective.PortRange
+	vars          []string // -x: NAME=VALUE
+	environ       []string // launch's own
+	bind          binding
 	output        outputMode
 	grace         time.Duration
 	program       string
 	args          []string
 }
 
-// parseOptions reads the command line (without the program's name) and the hostfile that it names. All that is wrong comes
+// parseOptions reads the command line (without the program's name) and the hostfile that it names; environ is launch's own. All that is wrong comes
 // back in one error, a line each.
-func parseOptions(args []string) (options, error) {
-	o := options{output: outputRank0, grace: 30 * time.Second}
+func parseOptions(args, environ []string) (options, error) {
+	o := options{environ: environ, output: outputRank0, grace: 30 * time.Second, mapBy: mapBySlot, bind: bindNone, rsh: []string{"ssh"}}
 	var list, file string
 	flags := flag.NewFlagSet("launch", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the caller prints the error, and the usage where it is asked for
 	flags.Func("n", "", o.setRanks)
-	flags.Func("output", "", o.setOutput)
+	flags.Func("output", "", oneOf(&o.output, outputRank0, outputAll, outputNone))
+	flags.Func("map-by", "", oneOf(&o.mapBy, mapBySlot, mapByNode))
+	flags.Func("bind-to", "", oneOf(&o.bind, bindNone, bindCore))
+	flags.Func("rsh", "", o.setRsh)
+	flags.Func("ports", "", o.setPorts)
+	flags.Func("x", "", o.setEnviron)
+	flags.StringVar(&o.agentPath, "agent-path", "", "")
+	flags.StringVar(&o.network, "interface", "", "")
 	flags.Func("grace", "", o.setGrace)
 	flags.StringVar(&list, "H", "", "")
 	flags.StringVar(&file, "hostfile", "", "")
@@ -83,7 +110,7 @@ func parseOptions(args []string) (options, error) {
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	var wrong []error
-	if o.ranks == 0 {
+	if o.ranks == 0 && !given["H"] && !given["hostfile"] {
 		wrong = append(wrong, errors.New("the number of ranks is missing; give -n N before PROGRAM"))
 	}
 	if flags.NArg() == 0 {
@@ -112,13 +139,67 @@ func (o *options) setRanks(text string) error {
 	return nil
 }
 
-func (o *options) setOutput(text string) error {
-	switch mode := outputMode(text); mode {
-	case outputRank0, outputAll, outputNone:
-		o.output = mode
-		return nil
+// oneOf returns a flag's function that accepts one of some words.
+func oneOf[T ~string](to *T, words ...T) func(string) error {
+	return func(text string) error {
+		if slices.Contains(words, T(text)) {
+			*to = T(text)
+			return nil
+		}
+		var list strings.Builder
+		for i, word := range words {
+			switch {
+			case i == 0:
+			case i == len(words)-1:
+				list.WriteString(" or ")
+			default:
+				list.WriteString(", ")
+			}
+			list.WriteString(string(word))
+		}
+		return errors.New("give " + list.String())
 	}
-	return fmt.Errorf("give %s, %s or %s", outputRank0, outputAll, outputNone)
+}
+
+// setRsh reads a command with its options, separated by spaces.
+func (o *options) setRsh(text string) error {
+	if o.rsh = strings.Fields(text); len(o.rsh) == 0 {
+		return errors.New("give a command, such as ssh or \"ssh -p 2222\"")
+	}
+	return nil
+}
+
+func (o *options) setPorts(text string) (err error) {
+	if o.ports, err = collective.ParsePortRange(text); err == nil && text == "" {
+		err = errors.New("give a range such as 20000-20100")
+	}
+	return err
+}
+
+// setEnviron reads NAME=VALUE, or NAME for the value that launch itself has.
+func (o *options) setEnviron(text string) error {
+	name, _, given := strings.Cut(text, "=")
+	switch value, set := o.lookup(name); {
+	case name == "":
+		return errors.New("give NAME or NAME=VALUE")
+	case given:
+		o.vars = append(o.vars, text)
+	case set:
+		o.vars = append(o.vars, name+"="+value)
+	default:
+		return fmt.Errorf("%s is not set here; give %s=VALUE", name, name)
+	}
+	return nil
+}
+
+// lookup returns a variable of launch's environment.
+func (o *options) lookup(name string) (value string, set bool) {
+	for _, entry := range o.environ {
+		if value, set = strings.CutPrefix(entry, name+"="); set {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 func (o *options) setGrace(text string) error {

@@ -14,7 +14,7 @@ func TestParseOptions(t *testing.T) {
 	if err := os.WriteFile(file, []byte("localhost slots=2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parseOptions([]string{"-n", "2", "--output=all", "--grace", "1m", "--hostfile", file, "./spmd", "c.toml", "-n", "5", "--help"})
+	o, err := parseOptions([]string{"-n", "2", "--output=all", "--grace", "1m", "--hostfile", file, "./spmd", "c.toml", "-n", "5", "--help"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,13 +32,18 @@ func TestWrongCommandLine(t *testing.T) {
 		want []string
 	}{
 		{"", []string{"give -n N before PROGRAM", "PROGRAM is missing", "see launch --help"}},
-		{"-n 0 x", []string{`invalid value "0" for flag -n: give a number of ranks from 1 to 1024`}},
+		{"-n 0 x", []string{`invalid value "0" for flag -n: give a number of ranks from 1 to 65536`}},
 		{"-n 2 --output some x", []string{"give rank0, all or none"}},
 		{"-n 2 --grace 5 x", []string{"give a positive duration with its unit"}},
 		{"-n 2 --color x", []string{"not defined: -color"}},
 		{"-n 2 -H localhost:2 --hostfile f x", []string{"both -H and --hostfile"}},
 		{"-n 2 -H localhost x", []string{"the hosts have 1 slots, too few for -n 2"}},
-		{"-n 2 -H localhost,node7:8 x", []string{"-H, entry 2: host node7: starting ranks on other hosts is not supported yet"}},
+		{"-n 2 --map-by core x", []string{"give slot or node"}},
+		{"-n 2 --bind-to socket x", []string{"give none or core"}},
+		{"-n 2 --ports 9-1 x", []string{`"9-1" is no range of ports; write it as 20000-20100`}},
+		{"-n 2 -x NOT_SET_ANYWHERE x", []string{"NOT_SET_ANYWHERE is not set here; give NOT_SET_ANYWHERE=VALUE"}},
+		{"-n 2 --rsh= x", []string{"give a command, such as ssh"}},
+		{"-n 2 -H 198.51.100.7:2 --interface nope sh", []string{"--interface nope: no address of this host"}},
 		{"-n 2 --hostfile /nowhere/hosts x", []string{"reading the hostfile: open /nowhere/hosts: no such file"}},
 		{"-n 2 -H= x", []string{"-H, entry 1: a host without a name"}},
 		{"-n 2 ./nowhere/x", []string{"PROGRAM: stat ./nowhere/x: no such file"}},
@@ -68,7 +73,7 @@ func TestPages(t *testing.T) {
 			t.Errorf("launch %s: status %d:\n%s%s", args, got, l.out, l.err)
 		}
 	}
-	if lines := strings.Count(usage, "\n"); lines > 30 {
+	if lines := strings.Count(usage, "\n"); lines > 40 {
 		t.Errorf("the usage has %d lines, more than a screen", lines)
 	}
 }

@@ -230,6 +230,27 @@ func (t *tail) lines() []string {
 	return slices.Clone(t.last)
 }
 
+// A tailText is a tail as it travels from an agent.
+type tailText struct {
+	Last, Crash []string
+	Message     string
+}
+
+// text returns what the tail holds; set replaces it.
+func (t *tail) text() *tailText {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return &tailText{slices.Clone(t.last), slices.Clone(t.crash), t.message}
+}
+
+func (t *tail) set(text *tailText) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if text != nil {
+		t.last, t.crash, t.message = text.Last, text.Crash, text.Message
+	}
+}
+
 // summary returns the one line that says most: the first of a crash, else the last error message, else the last line.
 func (t *tail) summary() string {
 	t.mu.Lock()

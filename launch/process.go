@@ -22,37 +22,38 @@ const (
 	lifelineFD = 4
 )
 
-// A rank is one process of the job, a direct child of launch.
-type rank struct {
+// A process is a rank of this host, a direct child of launch or of its agent.
+type process struct {
 	number int
 	cmd    *exec.Cmd
-	pipes  []*os.File     // launch's ends of its standard output and standard error
+	pipes  []*os.File     // our ends of its standard output and standard error
 	relays sync.WaitGroup // the goroutines that read them
 	tail   *tail
 	shown  bool // its output was shown while it ran
-
-	asked bool             // to end, by SIGTERM
-	sent  syscall.Signal   // the last signal from launch, 0 for none
-	state *os.ProcessState // nil while it runs
+	ended  bool
 }
 
-// A starter has what is common to the ranks of a job.
+// A starter has what is common to the ranks of a job on this host.
 type starter struct {
 	program  string
 	args     []string
 	environ  []string
-	place    collective.Place // of rank 0
+	place    collective.Place // what it says of all of them
+	ranks    []int            // their numbers, in the order of their local ranks
+	cores    [][]int          // what each is bound to; nil for no binding
 	secret   []byte
 	lifeline *os.File // the end that ranks read
 	console  *console
 	output   outputMode
 }
 
-// start starts one rank. It must be called on an operating system thread that lives as long as launch (see supervise).
-func (s *starter) start(number int) (*rank, error) {
-	r := &rank{number: number, tail: &tail{}}
+// start starts the rank with a local rank. It must be called on an operating system thread that lives as long as launch (see
+// supervise).
+func (s *starter) start(local int) (*process, error) {
+	number := s.ranks[local]
+	r := &process{number: number, tail: &tail{}}
 	r.cmd = exec.Command(s.program, s.args...)
-	r.cmd.Env = s.rankEnviron(number)
+	r.cmd.Env = s.rankEnviron(local)
 	// A process group of its own keeps the terminal's Ctrl-C away from the rank, so that it gets one signal, from launch,
 	// and lets launch kill all that the rank has started. Pdeathsig ends the rank when launch dies in whatever way.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -74,7 +75,7 @@ func (s *starter) start(number int) (*rank, error) {
 		*to = their
 		r.pipes, theirs = append(r.pipes, ours), append(theirs, their)
 	}
-	if err := r.cmd.Start(); err != nil {
+	if err := s.startBound(r.cmd, local); err != nil {
 		closeAll(r.pipes)
 		return nil, fmt.Errorf("starting rank %d: %w", number, err)
 	}
@@ -83,22 +84,25 @@ func (s *starter) start(number int) (*rank, error) {
 }
 
 // rankEnviron returns the environment of a rank: launch's own, its place, and the terminal that it may draw on.
-func (s *starter) rankEnviron(number int) []string {
+func (s *starter) rankEnviron(local int) []string {
 	place := s.place
-	place.Rank, place.LocalRank = number, number
+	place.Rank, place.LocalRank, place.LocalSize = s.ranks[local], local, len(s.ranks)
+	if s.cores != nil {
+		place.Cores = len(s.cores[local])
+	}
 	env := slices.DeleteFunc(slices.Clone(s.environ), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return name == envStdoutColumns || name == envStderrColumns
 	})
 	env = append(env, place.Environ()...) // of two entries with one name, os/exec takes the later
-	if s.output == outputRank0 && number == 0 {
+	if s.output == outputRank0 && place.Rank == 0 {
 		env = append(env, terminalEnviron(s.console.stdout, s.console.stderr)...)
 	}
 	return env
 }
 
 // relay starts the goroutines that read the rank's output.
-func (s *starter) relay(r *rank) {
+func (s *starter) relay(r *process) {
 	r.shown = s.output == outputAll || s.output == outputRank0 && r.number == 0
 	for i, to := range []*stream{s.console.stdout, s.console.stderr} {
 		one := &relay{console: s.console, errors: to == s.console.stderr, tail: r.tail}
@@ -120,7 +124,7 @@ func (s *starter) relay(r *rank) {
 
 // awaitExit returns when the rank has ended. It leaves the rank a zombie: until reap is called, its process number and its
 // group's belong to it, so that no signal can hit a stranger.
-func (r *rank) awaitExit() {
+func (r *process) awaitExit() {
 	for {
 		err := unix.Waitid(unix.P_PID, r.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if !errors.Is(err, unix.EINTR) {
@@ -129,72 +133,42 @@ func (r *rank) awaitExit() {
 	}
 }
 
-// reap collects a rank that has ended, and ends what it has started and left behind.
-func (r *rank) reap() {
+// reap collects a rank that has ended, ends what it has started and left behind, and says how it ended.
+func (r *process) reap() ending {
 	r.killGroup()
 	_ = r.cmd.Wait() // its error says no more than the state
-	r.state = r.cmd.ProcessState
+	r.ended = true
 	for _, pipe := range r.pipes {
 		_ = interrupt(pipe) // fails only if the relay has found the end already
 	}
+	if wait, ok := r.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && wait.Signaled() {
+		return ending{Signal: wait.Signal()}
+	}
+	return ending{Status: r.cmd.ProcessState.ExitCode()}
 }
 
-// ask tells a rank to end, once.
-func (r *rank) ask() {
-	if r.asked || r.state != nil {
+// ask tells a rank to end.
+func (r *process) ask() {
+	if r.ended {
 		return
 	}
-	r.asked, r.sent = true, syscall.SIGTERM
 	// Errors mean that it has ended. A rank that is suspended has to go on in order to end.
 	_ = r.cmd.Process.Signal(syscall.SIGTERM)
 	_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGCONT)
 }
 
 // kill ends a rank and its children at once.
-func (r *rank) kill() {
-	if r.state == nil {
-		r.sent = syscall.SIGKILL
+func (r *process) kill() {
+	if !r.ended {
 		r.killGroup()
 	}
 }
 
-func (r *rank) killGroup() {
+// abandon implements controller. What has got SIGKILL needs no more.
+func (r *process) abandon() {}
+
+func (r *process) killGroup() {
 	_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) // fails only if nobody is left in the group
-}
-
-// status is the rank's exit status as a shell would report it.
-func (r *rank) status() int {
-	if signal, killed := r.killedBy(); killed {
-		return 128 + int(signal)
-	}
-	return r.state.ExitCode()
-}
-
-func (r *rank) killedBy() (syscall.Signal, bool) {
-	wait, ok := r.state.Sys().(syscall.WaitStatus)
-	if !ok || !wait.Signaled() {
-		return 0, false
-	}
-	return wait.Signal(), true
-}
-
-// byLaunch says that the rank was killed by a signal of launch, so that it is not to blame.
-func (r *rank) byLaunch() bool {
-	signal, killed := r.killedBy()
-	return killed && signal == r.sent
-}
-
-// describe says how the rank ended.
-func (r *rank) describe() string {
-	signal, killed := r.killedBy()
-	if !killed {
-		return fmt.Sprintf("exit status %d", r.state.ExitCode())
-	}
-	text := fmt.Sprintf("killed by signal %d (%s)", int(signal), unix.SignalName(signal))
-	if r.byLaunch() {
-		text += ", sent by launch"
-	}
-	return text
 }
 
 // secretPipe returns the read end of a pipe that holds the secret and then ends.

@@ -65,8 +65,8 @@ func (j *job) report(v verdict) string {
 	var b strings.Builder
 	if j.stop != nil && v.first.byLaunch() {
 		// The user has stopped the job; that a program has no handler for SIGTERM needs no long explanation.
-		fmt.Fprintf(&b, "launch: stopped by a signal (%v); rank %d did not finish by itself: %s\n",
-			j.stop, v.first.number, v.first.describe())
+		fmt.Fprintf(&b, "launch: stopped by a signal (%v); %v did not finish by itself: %s\n",
+			j.stop, v.first, v.first.describe())
 	} else {
 		j.reportFirst(&b, v)
 	}
@@ -74,7 +74,7 @@ func (j *job) report(v verdict) string {
 		if r.byLaunch() {
 			continue
 		}
-		fmt.Fprintf(&b, "launch: rank %d failed as well: %s", r.number, r.describe())
+		fmt.Fprintf(&b, "launch: %v failed as well: %s", r, r.describe())
 		if line := r.tail.summary(); line != "" {
 			b.WriteString(": " + line)
 		}
@@ -86,12 +86,15 @@ func (j *job) report(v verdict) string {
 // reportFirst writes about the rank that failed first.
 func (j *job) reportFirst(b *strings.Builder, v verdict) {
 	r := v.first
-	fmt.Fprintf(b, "launch: rank %d failed first: %s", r.number, r.describe())
-	if v.cause != "" && v.cause != r.describe() {
+	fmt.Fprintf(b, "launch: %v failed first: %s", r, r.describe())
+	switch {
+	case v.cause != "" && v.cause != r.describe():
 		b.WriteString(": " + v.cause)
+	case r.end.Lost != "":
+		b.WriteString(": " + r.end.Lost)
 	}
 	b.WriteByte('\n')
-	if signal, yes := r.killedBy(); yes && signal == syscall.SIGKILL && !r.byLaunch() {
+	if r.end.Signal == syscall.SIGKILL && !r.byLaunch() {
 		b.WriteString("launch: if nobody killed it, the kernel did, for want of memory: see dmesg\n")
 	}
 	// Rank 0's output has just been on the screen when it was the only one shown; among others' it has to be found again.
@@ -105,13 +108,13 @@ func (j *job) reportFirst(b *strings.Builder, v verdict) {
 func (j *job) reportMisconfigured(v verdict) string {
 	var b strings.Builder
 	if !v.first.shown {
-		fmt.Fprintf(&b, "launch: rank %d failed: %s\n", v.first.number, v.first.describe())
+		fmt.Fprintf(&b, "launch: %v failed: %s\n", v.first, v.first.describe())
 		writeTail(&b, v.first)
 	}
 	said := v.first.tail.lines()
 	for _, r := range v.rest {
 		if lines := r.tail.lines(); !r.shown && len(lines) > 0 && !slices.Equal(lines, said) {
-			fmt.Fprintf(&b, "launch: rank %d failed as well: %s: %s\n", r.number, r.describe(), r.tail.summary())
+			fmt.Fprintf(&b, "launch: %v failed as well: %s: %s\n", r, r.describe(), r.tail.summary())
 		}
 	}
 	return b.String()
@@ -122,7 +125,7 @@ func writeTail(b *strings.Builder, r *rank) {
 	if len(lines) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "launch: what rank %d wrote last:\n", r.number)
+	fmt.Fprintf(b, "launch: what %v wrote last:\n", r)
 	for _, line := range lines {
 		fmt.Fprintf(b, "  %s\n", line)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -15,21 +14,19 @@ type ruling struct {
 
 func (r ruling) Lost(int, string)                  {}
 func (r ruling) FirstFailure() (int, string, bool) { return r.rank, r.cause, r.known }
+func (r ruling) Failed() <-chan struct{}           { return nil }
 
 // failedRanks returns ranks that have ended with the given statuses, in the order of their numbers.
-func failedRanks(t *testing.T, statuses ...string) []*rank {
-	t.Helper()
+func failedRanks(statuses ...int) []*rank {
 	var all []*rank
 	for number, status := range statuses {
-		cmd := exec.Command("sh", "-c", "exit "+status)
-		_ = cmd.Run() // it fails by design
-		all = append(all, &rank{number: number, cmd: cmd, state: cmd.ProcessState, tail: &tail{}})
+		all = append(all, &rank{number: number, end: &ending{Status: status}, tail: &tail{}})
 	}
 	return all
 }
 
 func TestVerdict(t *testing.T) {
-	all := failedRanks(t, "1", "3", "0", "2")
+	all := failedRanks(1, 3, 0, 2)
 	j := &job{ranks: all, failed: []*rank{all[3], all[0], all[1]}}
 	for _, c := range []struct {
 		name   string
@@ -56,7 +53,7 @@ func TestVerdict(t *testing.T) {
 
 // TestMisconfiguredRanksThatDiffer checks that a rank with a message of its own is not silenced.
 func TestMisconfiguredRanksThatDiffer(t *testing.T) {
-	all := failedRanks(t, "2", "2", "2")
+	all := failedRanks(2, 2, 2)
 	for _, r := range all {
 		r.tail.add([]byte("config.toml:1: wrong"), true)
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -37,18 +40,35 @@ const (
 type referee interface {
 	Lost(rank int, cause string)
 	FirstFailure() (rank int, cause string, ok bool)
+	// Failed is closed when it has decided.
+	Failed() <-chan struct{}
+}
+
+// A team is the ranks of one host.
+type team interface {
+	// start starts all ranks of the team or none. Each that has started comes out of ended when it has ended.
+	start(ended chan<- exit) ([]*rank, error)
+	// drain returns when all that the team's ranks wrote has been read and shown. They must have ended.
+	drain()
+}
+
+// An exit says that a rank has ended, and lets it be collected: collect is called once, by who supervises.
+type exit struct {
+	rank    *rank
+	collect func() ending
 }
 
 // A job is a set of ranks on their way to the end.
 type job struct {
-	ranks   []*rank
+	ranks   []*rank // by number
+	teams   []team
 	referee referee
 	console *console
 	output  outputMode
 	grace   time.Duration
 	timing  timing
 
-	ended    chan *rank // ranks that have ended and are to be reaped
+	ended    chan exit // of ranks that are to be collected
 	phase    phase
 	deadline *time.Timer // of the phase
 	failed   []*rank     // in the order in which they ended
@@ -56,26 +76,35 @@ type job struct {
 	stopped  time.Time   // when it came
 }
 
-// startAll starts n ranks, all or none, in their order.
-func (j *job) startAll(n int, start func(number int) (*rank, error)) error {
-	j.ended = make(chan *rank, n)
-	for number := range n {
-		r, err := start(number)
-		if err != nil {
-			j.killAll()
-			for range j.ranks {
-				r := <-j.ended
-				r.reap()
-			}
-			return err
-		}
-		j.ranks = append(j.ranks, r)
-		go func() {
-			r.awaitExit()
-			j.ended <- r
-		}()
+// startAll starts the n ranks of all teams, or none. Those on other hosts start at the same time.
+func (j *job) startAll(n int) error {
+	j.ended = make(chan exit, n)
+	var mu sync.Mutex
+	var errs []error
+	begin := func(t team) {
+		ranks, err := t.start(j.ended)
+		mu.Lock()
+		defer mu.Unlock()
+		j.ranks, errs = append(j.ranks, ranks...), append(errs, err)
 	}
-	return nil
+	var away sync.WaitGroup
+	for _, t := range j.teams[1:] {
+		away.Go(func() { begin(t) })
+	}
+	begin(j.teams[0]) // on this thread, see starter.start
+	away.Wait()
+	slices.SortFunc(j.ranks, func(a, b *rank) int { return a.number - b.number })
+	err := errors.Join(errs...)
+	if err == nil {
+		return nil
+	}
+	j.killAll()
+	for range j.ranks {
+		e := <-j.ended
+		end := e.collect()
+		e.rank.end = &end
+	}
+	return err
 }
 
 // supervise returns when all ranks have ended. Each wait on the way has an end: a rank that fails and a signal from the
@@ -84,12 +113,17 @@ func (j *job) supervise(signals <-chan os.Signal) {
 	j.deadline = time.NewTimer(0)
 	j.deadline.Stop()
 	defer j.deadline.Stop()
+	failed := j.referee.Failed()
 	for left := len(j.ranks); left > 0; {
 		select {
-		case r := <-j.ended:
-			r.reap()
-			j.judge(r)
+		case e := <-j.ended:
+			end := e.collect()
+			e.rank.end = &end
+			j.judge(e.rank)
 			left--
+		case <-failed:
+			failed = nil
+			j.settle()
 		case sig := <-signals:
 			j.interrupt(sig)
 		case <-j.deadline.C:
@@ -106,6 +140,11 @@ func (j *job) judge(r *rank) {
 	}
 	j.failed = append(j.failed, r)
 	j.referee.Lost(r.number, r.describe())
+	j.settle()
+}
+
+// settle begins the end of a job in which a rank has failed.
+func (j *job) settle() {
 	if j.phase == running {
 		j.phase = settling
 		j.deadline.Reset(j.timing.settle)
@@ -139,10 +178,20 @@ func (j *job) escalate() {
 	switch j.phase {
 	case settling:
 		j.askAll(j.timing.terminate)
-		j.console.say("rank %d has failed: asked %s to end", j.failed[0].number, j.leftText())
+		first, _, known := j.referee.FirstFailure()
+		if !known {
+			first = j.failed[0].number
+		}
+		j.console.say("rank %d has failed: asked %s to end", first, j.leftText())
 	case asked:
 		j.console.say("%s did not end when asked: killing", j.leftText())
 		j.killAll()
+	case killed:
+		for _, r := range j.ranks {
+			if r.end == nil {
+				r.control.abandon()
+			}
+		}
 	}
 }
 
@@ -161,12 +210,15 @@ func (j *job) killAll() {
 	for _, r := range j.ranks {
 		r.kill()
 	}
+	if j.deadline != nil {
+		j.deadline.Reset(j.timing.terminate)
+	}
 }
 
 // drain returns when all that the ranks wrote has been read and shown. Ranks must have ended.
 func (j *job) drain() {
-	for _, r := range j.ranks {
-		r.relays.Wait()
+	for _, t := range j.teams {
+		t.drain()
 	}
 }
 
@@ -174,7 +226,7 @@ func (j *job) drain() {
 func (j *job) leftText() string {
 	var numbers []int
 	for _, r := range j.ranks {
-		if r.state == nil {
+		if r.end == nil {
 			numbers = append(numbers, r.number)
 		}
 	}

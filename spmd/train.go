@@ -50,7 +50,7 @@ func (p *program) train(path string, overrides []string) (err error) {
 	if err != nil {
 		return err
 	}
-	dev, err := cpu.New(cpu.Options{Threads: threads(c.Device.Threads, place.LocalSize)})
+	dev, err := cpu.New(cpu.Options{Threads: threads(c.Device.Threads, place)})
 	if err != nil {
 		return err
 	}
@@ -82,12 +82,15 @@ func (p *program) train(path string, overrides []string) (err error) {
 	return errors.Join(err, world.Close())
 }
 
-// threads returns the number of threads of one of n ranks on this host: as configured, or a fair share of the cores.
-func threads(configured, ranks int) int {
-	if configured > 0 {
+// threads returns the number of threads of a rank: as configured, the cores that it is bound to, or a fair share of the host's.
+func threads(configured int, place collective.Place) int {
+	switch {
+	case configured > 0:
 		return configured
+	case place.Cores > 0:
+		return place.Cores
 	}
-	return max(1, runtime.NumCPU()/ranks)
+	return max(1, runtime.NumCPU()/place.LocalSize)
 }
 
 // Ranks exchange gradients in place only in memory that the device can map.
@@ -103,7 +106,8 @@ func join(ctx context.Context, c *config.Config, place collective.Place, dev *cp
 		}
 	}
 	return collective.Join(ctx, collective.Options{
-		Place: place, Secret: secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout, NewStream: dev.NewStream, Log: log,
+		Place: place, Secret: secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout,
+		NewStream: dev.NewStream, Log: log,
 		Facts: map[string]string{"version": version, "kernel set": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
 	})
 }

@@ -330,6 +330,8 @@ type Collective struct {
 	Backend string `toml:"backend" values:"auto,tcp,shm" later:"hccl"`
 	// How long a rank waits for its peers, as Go writes durations: "60s", "2m", "1h30m".
 	Timeout time.Duration `toml:"timeout" range:"(0,)"`
+	// How long nothing may be heard of a rank or a host, not even a heartbeat, before it counts as lost.
+	HeartbeatTimeout time.Duration `toml:"heartbeat_timeout" range:"(0,)"`
 }
 
 // Default returns the configuration of an empty file. Keys that have no default are zero.
@@ -347,7 +349,7 @@ func Default() *Config {
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
 		Monitor:    Monitor{LogInterval: 1},
 		Device:     Device{Type: "auto"},
-		Collective: Collective{Backend: "auto", Timeout: time.Minute},
+		Collective: Collective{Backend: "auto", Timeout: time.Minute, HeartbeatTimeout: 30 * time.Second},
 	}
 }
 
