@@ -21,6 +21,8 @@ type Place struct {
 	Ports PortRange
 	// Cores is how many cores of its host this process is bound to; 0: it is not bound.
 	Cores int
+	// Launcher names the launcher that started this process, where it is not Lockstep's: "srun". See Meet.
+	Launcher string
 	// SecretFD is the descriptor from which the job's secret is read (see ReadSecret), LifelineFD one whose end of file
 	// says that launch is gone. Both are 0 for a process started alone.
 	SecretFD, LifelineFD int
@@ -52,11 +54,16 @@ func (p Place) Environ() []string {
 	}
 }
 
-// PlaceFrom reads a place with getenv. Without launch's variables it is a job of one rank.
+// PlaceFrom reads a place with getenv: launch's variables, else those of Open MPI's mpirun, MPICH's mpiexec, torchrun or srun.
+// Without any it is a job of one rank.
 func PlaceFrom(getenv func(string) string) (Place, error) {
 	p := Place{Size: 1, LocalSize: 1, Job: "alone"}
 	if getenv(envSize) == "" {
-		return p, nil
+		f, found, err := foreignFrom(getenv)
+		if err == nil && found {
+			p, p.Launcher, p.Rendezvous = f.place, f.launcher, f.rendezvous
+		}
+		return p, err
 	}
 	p.Job, p.Rendezvous, p.Address = getenv(envJob), getenv(envRendezvous), getenv(envAddress)
 	var err error

@@ -64,6 +64,7 @@ type Root struct {
 	running sync.WaitGroup
 	timer   *time.Timer // fires when ranks are late to join
 	failed  chan struct{}
+	left    chan struct{} // holds a token after a connection has ended
 
 	mu        sync.Mutex
 	closed    bool
@@ -118,7 +119,7 @@ func NewRoot(o RootOptions) (*Root, error) {
 		o.settle = settleTime
 	}
 	r := &Root{
-		o: o, failed: make(chan struct{}), members: make([]member, o.Size), hosts: make([]memberState, len(o.Hosts)),
+		o: o, failed: make(chan struct{}), left: make(chan struct{}, 1), members: make([]member, o.Size), hosts: make([]memberState, len(o.Hosts)),
 		below: map[*controlConn]purpose{}, suspect: -1,
 	}
 	r.door = &acceptor{
@@ -168,6 +169,25 @@ func (r *Root) Close() error {
 	r.door.running.Wait()
 	r.running.Wait()
 	return nil
+}
+
+// awaitLeave returns when all who came have left, or after the time limit.
+func (r *Root) awaitLeave(limit time.Duration) {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	for {
+		r.mu.Lock()
+		here := len(r.below)
+		r.mu.Unlock()
+		if here == 0 {
+			return
+		}
+		select {
+		case <-r.left:
+		case <-late.C:
+			return
+		}
+	}
 }
 
 // decide makes f the job's failure, unless there is one, and tells everyone. r.mu is held.
@@ -253,6 +273,10 @@ func (r *Root) serve(h hello, conn net.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.below, c)
+	select {
+	case r.left <- struct{}{}:
+	default:
+	}
 	if h.purpose == purposeRelay {
 		r.hostEnded(int(h.from), endOf(err, "its agent's connection to launch"))
 	} else {

@@ -237,7 +237,11 @@ func (w *World) watch() {
 			w.mu.Lock()
 			closed := w.closed
 			w.mu.Unlock()
-			if !closed {
+			switch {
+			case closed:
+			case w.o.Place.Launcher != "":
+				w.fail(&RankLostError{Rank: 0, Cause: endOf(err, "its connection") + "; it held the job together"})
+			default:
 				w.fail(fmt.Errorf("the connection to launch ended, so launch, or its agent on this host, is gone: %w", noEOF(err)))
 			}
 			return

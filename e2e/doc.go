@@ -7,6 +7,7 @@
 //   - mistakes_test.go: a wrong configuration is refused whole, at once, and writes nothing;
 //   - lost_test.go: a rank that dies or hangs ends the job within seconds, is named, and leaves nothing behind;
 //   - hosts_test.go: the same on several hosts, which are network namespaces with an sshd each (needs root);
+//   - launchers_test.go: the same under mpirun, mpiexec and srun, where they are installed;
 //   - strangers_test.go: who does not know the job's secret is refused and disturbs nothing;
 //   - commands_test.go: check, generate, evaluation, and the exit statuses.
 //

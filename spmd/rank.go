@@ -2,39 +2,59 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"lockstep/collective"
 )
 
-// otherLaunchers are environment variables by which other launchers tell the number of ranks.
-var otherLaunchers = []struct{ size, name string }{
-	{"OMPI_COMM_WORLD_SIZE", "mpirun"}, {"PMI_SIZE", "mpiexec"}, {"SLURM_STEP_NUM_TASKS", "srun"}, {"WORLD_SIZE", "torchrun"},
-}
-
-// place finds out where this process stands in its job. Under another launcher than ours each rank would take itself for a
-// whole job and write over the others' files, so that is refused.
+// place finds out where this process stands in its job.
 func (p *program) place() (collective.Place, error) {
 	place, err := collective.PlaceFrom(p.getenv)
 	if err != nil {
 		return place, &usageError{err.Error()}
 	}
-	if place.Rendezvous != "" {
-		return place, nil
-	}
-	for _, l := range otherLaunchers {
-		if n := p.getenv(l.size); n != "" && n != "1" {
-			return place, &usageError{fmt.Sprintf("%s started %s ranks (%s), which is not supported yet; start them with launch -n %s", l.name, n, l.size, n)}
-		}
-	}
 	return place, nil
+}
+
+// join makes this process a rank of its job. The ranks must agree on the program, the arithmetic and the configuration.
+func (r *rank) join(ctx context.Context) (err error) {
+	c := r.config
+	r.meeting, err = collective.Meet(ctx, r.place, collective.MeetOptions{Getenv: r.getenv, Timeout: c.Collective.Timeout, Log: r.log})
+	if err != nil {
+		return err
+	}
+	r.world, err = collective.Join(ctx, collective.Options{
+		Place: r.meeting.Place, Secret: r.meeting.Secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout,
+		Silence: c.Collective.HeartbeatTimeout, NewStream: r.device.NewStream, Log: r.log,
+		Facts: map[string]string{"version": version, "kernel set": r.device.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
+	})
+	if err != nil {
+		return errors.Join(err, r.meeting.Close(leaveTime))
+	}
+	r.meeting.Formed()
+	return nil
+}
+
+// leaveTime is how long a rank that hosts its job's rendezvous stays to tell the others that the job has failed.
+const leaveTime = 3 * time.Second
+
+// leave ends this process's part in the job. A rank that hosts the rendezvous stays until the others have left.
+func (r *rank) leave() error {
+	limit := r.config.Collective.Timeout
+	if r.world.Err() != nil {
+		limit = leaveTime
+	}
+	return errors.Join(r.world.Close(), r.meeting.Close(limit))
 }
 
 // watchLifeline ends this process as soon as launch is gone: the pipe whose other end launch holds then reads its end. It is

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -71,15 +70,18 @@ func (p *program) train(path string, overrides []string) (err error) {
 	if err != nil {
 		return err
 	}
-	world, err := join(ctx, c, place, dev, log.Logger)
-	if err != nil {
+	run := rank{program: p, config: c, load: load, place: place, device: dev, layout: layout, console: console, log: log.Logger}
+	if err = run.join(ctx); err != nil {
+		if ctx.Err() != nil {
+			log.Info("stopped before the first step")
+			return nil
+		}
 		return err
 	}
-	run := rank{program: p, config: c, load: load, place: place, device: dev, world: world, layout: layout, console: console, log: log.Logger}
 	if err = run.train(ctx); err != nil {
-		world.Abort(err)
+		run.world.Abort(err)
 	}
-	return errors.Join(err, world.Close())
+	return errors.Join(err, run.leave())
 }
 
 // threads returns the number of threads of a rank: as configured, the cores that it is bound to, or a fair share of the host's.
@@ -95,22 +97,6 @@ func threads(configured int, place collective.Place) int {
 
 // Ranks exchange gradients in place only in memory that the device can map.
 var _ collective.FileAllocator = (*cpu.Device)(nil)
-
-// join makes this process a rank of its job. The ranks must agree on the program, the arithmetic and the configuration.
-func join(ctx context.Context, c *config.Config, place collective.Place, dev *cpu.Device, log *slog.Logger) (*collective.World, error) {
-	var secret []byte
-	var err error
-	if place.SecretFD != 0 {
-		if secret, err = collective.ReadSecret(place.SecretFD); err != nil {
-			return nil, err
-		}
-	}
-	return collective.Join(ctx, collective.Options{
-		Place: place, Secret: secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout,
-		NewStream: dev.NewStream, Log: log,
-		Facts: map[string]string{"version": version, "kernel set": dev.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
-	})
-}
 
 // A rankLog is a rank's own log: a file and, on rank 0, the console as well.
 type rankLog struct {
@@ -150,6 +136,7 @@ type rank struct {
 	load    config.LoadOptions
 	place   collective.Place
 	device  *cpu.Device
+	meeting *collective.Meeting
 	world   *collective.World
 	layout  *train.Layout
 	console *monitor.Console
