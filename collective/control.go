@@ -17,7 +17,7 @@ import (
 // a heartbeat.
 const (
 	maxMessageBytes = 1 << 20
-	maxCauseBytes   = 8 << 10
+	maxCauseBytes   = 16 << 10
 	maxFacts        = 256
 )
 
@@ -34,8 +34,8 @@ const (
 	kindAbort    messageKind = "abort"    // rank: it will end, Cause says why
 	kindGoodbye  messageKind = "goodbye"  // rank: it is done; its connection may close
 	kindStall    messageKind = "stall"    // rank: Stall made no progress for the time in Cause
-	kindQuery    messageKind = "query"    // root: what are you doing?
-	kindStatus   messageKind = "status"   // rank: Operations, one for each of its groups
+	kindQuery    messageKind = "query"    // root: where do you stand in the group of Stall?
+	kindStatus   messageKind = "status"   // rank: Operations holds where it stands, nothing if it has not made the group
 	kindGone     messageKind = "gone"     // relay: the connection of the rank From ended without a goodbye, Cause says how
 	kindCutOff   messageKind = "cutoff"   // relay: it has lost the root, Cause says how
 	kindHostGone messageKind = "hostgone" // relay: the connection of the relay of Host ended, Cause says how
@@ -63,10 +63,12 @@ type message struct {
 
 // An operation is where a rank stands in one of its groups.
 type operation struct {
-	Group    uint64 `json:"group"`    // the group's identifier
-	Sequence uint64 `json:"sequence"` // the number of the operation entered last
-	Name     string `json:"name"`     // such as "all-reduce 17 of group data (1.2 MB)"
-	Inside   bool   `json:"inside"`   // whether the rank is still in it
+	Group    uint64 `json:"group"`           // the group's identifier
+	Sequence uint64 `json:"sequence"`        // the number of the operation entered last
+	Name     string `json:"name"`            // such as "all-reduce 17 of group data (1.2 MB)"
+	Inside   bool   `json:"inside"`          // whether the rank is still in it
+	What     string `json:"what,omitempty"`  // the operation with its sizes and types, which all members must agree on
+	Stack    string `json:"stack,omitempty"` // of a rank that is late: where the goroutine is that made the group
 	Members  []int  `json:"members,omitempty"`
 	// Waiting is the rank that a stalled operation waits for.
 	Waiting int `json:"waiting,omitempty"`

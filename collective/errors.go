@@ -52,24 +52,30 @@ func lateReport(after time.Duration, ranks ...int) string {
 	return fmt.Sprintf("no progress for %v: waiting for %s", after, rankList(ranks))
 }
 
-// rankList writes "rank 3" or "ranks 1, 2 and 5".
+// rankList writes "rank 3", "ranks 1, 2 and 5" or, of many in a row, "ranks 0-7 and 9".
 func rankList(ranks []int) string {
-	if len(ranks) == 1 {
-		return fmt.Sprintf("rank %d", ranks[0])
-	}
-	var b strings.Builder
-	b.WriteString("ranks ")
-	for i, r := range ranks {
-		switch {
-		case i == 0:
-		case i == len(ranks)-1:
-			b.WriteString(" and ")
-		default:
-			b.WriteString(", ")
+	var parts []string
+	for i := 0; i < len(ranks); {
+		end := i
+		for end+1 < len(ranks) && ranks[end+1] == ranks[end]+1 {
+			end++
 		}
-		fmt.Fprint(&b, r)
+		if end-i < 3 { // a short row reads better as numbers
+			end = i
+			parts = append(parts, fmt.Sprint(ranks[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", ranks[i], ranks[end]))
+		}
+		i = end + 1
 	}
-	return b.String()
+	last := len(parts) - 1
+	switch {
+	case len(ranks) == 1:
+		return "rank " + parts[0]
+	case last < 1:
+		return "ranks " + strings.Join(parts, "")
+	}
+	return "ranks " + strings.Join(parts[:last], ", ") + " and " + parts[last]
 }
 
 // byteSize writes a size as people say it: "96 B", "1.2 MB".

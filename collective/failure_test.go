@@ -197,6 +197,7 @@ func TestRankNeverArrives(t *testing.T) {
 	j := newJob(t, 4, within(300*time.Millisecond))
 	groups := j.groups("data")
 	j.all(func(rank int) error { return groups[rank].Barrier(context.Background()) })
+	j.worlds[3].groups[0].maker = goroutineID() // this one, which waits for the others
 	errs := j.each(func(rank int) error {
 		if rank == 3 {
 			return nil
@@ -209,8 +210,12 @@ func TestRankNeverArrives(t *testing.T) {
 			t.Fatalf("rank %d: %v", rank, err)
 		}
 		want := "no progress for 300ms in all-reduce 2 of group data (1.0 MB): rank 3 has not arrived (its last was barrier 1 of group data)"
-		if late.Report != want {
-			t.Errorf("rank %d reports %q,\nwant %q", rank, late.Report, want)
+		for _, part := range []string{
+			want + "\n", "\n    in all-reduce 2 (1.0 MB, sum of float32): ranks 0, 1 and 2; not: rank 3\n", "\n    rank 3 is at:\n        goroutine ", "TestRankNeverArrives",
+		} {
+			if !strings.Contains(late.Report, part) {
+				t.Errorf("rank %d reports %q,\nwhich lacks %q", rank, late.Report, part)
+			}
 		}
 	}
 	if rank, _, ok := j.root.FirstFailure(); !ok || rank != 3 {
@@ -234,6 +239,28 @@ func TestRankStopped(t *testing.T) {
 		}
 	}
 	j.worlds[1].mu.Unlock()
+}
+
+// TestStalledInDifferentOperations lets ranks wait for one another in operations of one number that are not the same, so that
+// no message ever tells them.
+func TestStalledInDifferentOperations(t *testing.T) {
+	j := newJob(t, 4, within(300*time.Millisecond))
+	groups := j.groups("data")
+	errs := j.each(func(rank int) error {
+		if rank == 2 { // waits for a broadcast from a rank that waits for its part of a reduction
+			return groups[rank].Broadcast(memory(make([]byte, 64)), 1, device.Event{}).Synchronize()
+		}
+		return groups[rank].Broadcast(memory(make([]byte, 64)), 2, device.Event{}).Synchronize()
+	})
+	for rank, err := range errs {
+		late := new(TimeoutError)
+		if err == nil || errors.As(err, &late) && !strings.Contains(late.Report, "the members do not call the same operations: ranks 0, 1 and 3 in broadcast 1 (64 B from member 2); rank 2 in broadcast 1 (64 B from member 1)") {
+			t.Errorf("rank %d: %v", rank, err)
+		}
+	}
+	if rank, cause, ok := j.root.FirstFailure(); !ok || rank != 2 || !strings.Contains(cause, "do not call the same operations") {
+		t.Errorf("FirstFailure = %d, %q, %v", rank, cause, ok)
+	}
 }
 
 func TestGroupNeverMade(t *testing.T) {

@@ -32,6 +32,7 @@ type members struct {
 	id     uint64
 	ranks  []int           // the members' ranks in the job
 	me     int             // this rank's position among them
+	maker  string          // the goroutine that made the group, and so calls its operations
 	direct *group          // the view that Blocking returns
 	ctx    context.Context // ends when the group breaks
 	cancel context.CancelFunc
@@ -65,6 +66,7 @@ type groupError struct{ err error }
 func (w *World) newGroup(name string, ranks []int, nth int, stream device.HostStream) *group {
 	g := &group{stream: stream, members: &members{
 		world: w, name: name, id: groupID(name, ranks, nth), ranks: slices.Clone(ranks), me: slices.Index(ranks, w.o.Place.Rank),
+		maker: goroutineID(),
 		links: map[int]link{}, transfers: map[transferKey]uint64{}, segment: w.o.segmentBytes,
 	}}
 	g.direct = &group{members: g.members, stream: &blockingStream{HostStream: stream}}
@@ -189,7 +191,8 @@ func (g *group) position() operation {
 	g.state.Lock()
 	defer g.state.Unlock()
 	if w := &g.entered; w.group != nil {
-		op.Sequence, op.Name, op.Inside = w.sequence, w.Name(), g.inside
+		h := w.header(0, 0)
+		op.Sequence, op.Name, op.Inside, op.What = w.sequence, w.Name(), g.inside, h.describe()
 	}
 	return op
 }

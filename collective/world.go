@@ -246,23 +246,15 @@ func (w *World) watch() {
 			}
 			return
 		}
-		if m.Kind == kindQuery {
-			// Where the answer does not get through, the root blames this rank as it should.
-			_ = w.control.send(message{Kind: kindStatus, Operations: w.positions()})
+		if m.Kind == kindQuery && m.Stall != nil {
+			if slices.Contains(m.Stall.Members, w.Rank()) {
+				// Where the answer does not get through, the root blames this rank as it should.
+				_ = w.control.send(message{Kind: kindStatus, Operations: w.standing(*m.Stall)})
+			}
 			continue
 		}
 		w.fail(failureOf(m))
 	}
-}
-
-func (w *World) positions() []operation {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var ops []operation
-	for _, g := range w.groups {
-		ops = append(ops, g.position())
-	}
-	return ops
 }
 
 // fail makes err the end of the job for this rank, unless it has ended before: all that waits in a group ends with it.

@@ -202,7 +202,8 @@ func (t *tail) add(line []byte, isError bool) {
 	text := string(line[:min(len(line), tailWidth)])
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if said := strings.TrimSpace(text); said != "" && (isError || !t.isError) {
+	// A line that is indented goes on with what another began to say.
+	if said := strings.TrimSpace(text); said != "" && text[0] != ' ' && text[0] != '\t' && (isError || !t.isError) {
 		t.message, t.isError = said, isError
 	}
 	switch {
