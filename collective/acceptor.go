@@ -1,6 +1,7 @@
 package collective
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"slices"
@@ -19,6 +20,9 @@ type acceptor struct {
 	self      int32 // the rank that listens
 	listeners []net.Listener
 	log       *slog.Logger
+	tls       tlsMode
+	// certificate makes the acceptor's certificate, once.
+	certificate func() (tls.Certificate, error)
 	// claim decides whether an authenticated process may have the connection that it asks for, and reserves it.
 	claim func(h hello) error
 	// serve takes over the connection after a successful claim. It is called on a goroutine of its own.
@@ -27,6 +31,7 @@ type acceptor struct {
 	mu       sync.Mutex
 	closed   bool
 	unproven []net.Conn // oldest first
+	refused  int        // connections
 	running  sync.WaitGroup
 }
 
@@ -57,6 +62,7 @@ func (a *acceptor) outside() string {
 }
 
 func (a *acceptor) start() {
+	a.certificate = sync.OnceValues(newCertificate)
 	for _, l := range a.listeners {
 		a.running.Go(func() { a.acceptLoop(l) })
 	}
@@ -91,28 +97,33 @@ func (a *acceptor) admitUnproven(conn net.Conn) bool {
 		return false
 	}
 	if len(a.unproven) >= maxUnproven {
-		a.log.Warn("too many connections that have not proved themselves; dropping the oldest", "from", a.unproven[0].RemoteAddr())
-		a.unproven[0].Close()
+		a.unproven[0].Close() // its handshake fails, and is logged
 		a.unproven = slices.Delete(a.unproven, 0, 1)
 	}
 	a.unproven = append(a.unproven, conn)
 	return true
 }
 
-func (a *acceptor) handle(conn net.Conn) {
-	h, err := a.examine(conn, a.self)
+func (a *acceptor) handle(accepted net.Conn) {
+	var h hello
+	conn, err := a.secureAccepted(accepted)
+	if err == nil {
+		h, err = a.examine(conn, a.self)
+	} else {
+		conn = accepted
+	}
 	a.mu.Lock()
-	if i := slices.Index(a.unproven, conn); i >= 0 {
+	if i := slices.Index(a.unproven, accepted); i >= 0 {
 		a.unproven = slices.Delete(a.unproven, i, i+1)
 	}
 	a.mu.Unlock()
 	if err != nil {
-		a.log.Warn("refused a connection", "from", conn.RemoteAddr(), "reason", err)
+		a.logRefusal(err, "from", conn.RemoteAddr())
 		conn.Close()
 		return
 	}
 	if err := a.claim(h); err != nil {
-		a.log.Warn("refused a connection", "from", conn.RemoteAddr(), "rank", h.from, "reason", err)
+		a.logRefusal(err, "from", conn.RemoteAddr(), "rank", h.from)
 		// The other side may be gone; then there is nobody to tell.
 		_ = writeMessage(conn, message{Kind: kindRefused, Cause: err.Error()})
 		conn.Close()
@@ -122,6 +133,25 @@ func (a *acceptor) handle(conn net.Conn) {
 	_ = writeMessage(conn, message{Kind: kindAdmitted})
 	_ = conn.SetDeadline(time.Time{})
 	a.serve(h, conn)
+}
+
+// maxRefusalLines is how many refusals are logged one by one. Of more, which is a flood, only the number is, whenever it has
+// doubled.
+const maxRefusalLines = 64
+
+// logRefusal counts and logs a connection that was refused.
+func (a *acceptor) logRefusal(reason error, attributes ...any) {
+	a.mu.Lock()
+	a.refused++
+	n, closed := a.refused, a.closed
+	a.mu.Unlock()
+	switch {
+	case closed:
+	case n <= maxRefusalLines:
+		a.log.Warn("refused a connection", append(attributes, "reason", reason)...)
+	case n&(n-1) == 0:
+		a.log.Warn("refused connections", append([]any{"so far", n}, append(attributes, "last reason", reason)...)...)
+	}
 }
 
 // close ends the listener and every handshake. Connections that were handed over belong to others.

@@ -31,13 +31,14 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 		}
 		conn, err := dialer.DialContext(ctx, network, address)
 		if err == nil {
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			err = c.greet(conn, h)
+			raw := conn
+			stop := context.AfterFunc(ctx, func() { raw.Close() })
+			conn, err = c.approach(conn, h)
 			stop()
 			if err == nil {
 				return conn, nil
 			}
-			conn.Close()
+			raw.Close()
 			if ctx.Err() != nil { // that is why it was closed
 				return nil, fmt.Errorf("%w: handshake with %s: %w", context.Cause(ctx), address, err)
 			}
@@ -54,6 +55,18 @@ func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Co
 		case <-time.After(dialPause):
 		}
 	}
+}
+
+// approach goes through the handshake on a new connection, inside TLS if the job asks for it.
+func (c *credentials) approach(conn net.Conn, h hello) (net.Conn, error) {
+	if c.secure {
+		inside, err := secureDialed(conn)
+		if err != nil {
+			return conn, fmt.Errorf("%w: %w", errNoAnswer, err)
+		}
+		conn = inside
+	}
+	return conn, c.greet(conn, h)
 }
 
 // NewGroup makes a group of the given ranks, in this order; this rank must be among them. The name is shown in messages.

@@ -67,13 +67,18 @@
 // copied to where the others reach them; large ones travel as messages through rings in shared memory, with the algorithms
 // above, see ring.go. Waiting is described in wait.go: a short spin while cores are free, then yielding, then sleep.
 //
+// On other hosts a Relay stands for the root: it holds the control connections of the ranks there, and relays form a tree, so
+// that the root of a large job has few connections. Under another launcher than ours, Meet makes rank 0 host the root. With
+// Options.TLS the connections between ranks are inside TLS 1.3, to which the handshake is bound.
+//
 // # Failure
 //
 // Every wait ends. The root decides the job's first failure, once: a rank that says why it aborts, a process that launch
-// saw die, or a control connection that ends without a goodbye. It tells all ranks at once, and whatever waits in an
+// saw die, a control connection that ends without a goodbye, or one on which not even a heartbeat came for Options.Silence. It tells all ranks at once, and whatever waits in an
 // operation ends with that cause, a *RankLostError. A data connection that breaks decides nothing by itself: its rank waits
 // for the root's word, so that no victim is taken for the culprit. An operation that makes no progress for Options.Timeout
-// makes the root ask all ranks where they stand; the *TimeoutError names those that have not arrived. It is the same in
+// makes the root ask its members where they stand; the *TimeoutError names those that have not arrived, with the stack of the
+// goroutine that would have called it, or those that are in another operation. It is the same in
 // shared memory, where a dead rank wakes nobody: the news of the root end the wait. Members also publish there which
 // operation they are in, so that one which waits for a member in another operation sees that and names both.
 package collective

@@ -20,10 +20,10 @@ import (
 //	dialer   -> proof:     HMAC-SHA256(secret, "dialer", job, hello, nonce)
 //	listener -> verdict:   a control message, admitted or refused with the reason
 //
-// Both codes cover everything said so far, so that none can be replayed on another connection, to another rank, in another
-// job or epoch, or as the other side's. Messages before the verdict have fixed sizes.
+// Both codes cover everything said so far, and the TLS session if there is one (see secure.go), so that none can be replayed on
+// another connection, to another rank, in another job or epoch, or as the other side's. Messages before the verdict have fixed sizes.
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 	nonceBytes      = 32
 	helloBytes      = 4 + 1 + 1 + 4 + 4 + 4 + 8 + nonceBytes
 	challengeBytes  = 4 + 1 + nonceBytes + sha256.Size
@@ -54,6 +54,7 @@ type credentials struct {
 	job    string
 	epoch  uint32
 	secret []byte
+	secure bool // whether dial uses TLS
 }
 
 // A hello is the dialer's first message: who it is and whom it wants to reach.
@@ -111,9 +112,9 @@ func checkPreamble(b []byte, size int) error {
 }
 
 // code authenticates one side ("dialer" or "listener") of the handshake that began with the encoded hello.
-func (c *credentials) code(side string, hello, nonce []byte) []byte {
+func (c *credentials) code(side string, hello, nonce, binding []byte) []byte {
 	m := hmac.New(sha256.New, c.secret)
-	for _, part := range [][]byte{[]byte("lockstep handshake"), []byte(side), []byte(c.job), hello, nonce} {
+	for _, part := range [][]byte{[]byte("lockstep handshake"), []byte(side), []byte(c.job), hello, nonce, binding} {
 		// Lengths keep two different lists of parts from being the same bytes.
 		m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
 		m.Write(part)
@@ -146,10 +147,10 @@ func (c *credentials) greet(conn net.Conn, h hello) error {
 		return err
 	}
 	nonce, code := challenge[5:5+nonceBytes], challenge[5+nonceBytes:]
-	if !hmac.Equal(code, c.code("listener", first, nonce)) {
+	if !hmac.Equal(code, c.code("listener", first, nonce, bindingOf(conn))) {
 		return fmt.Errorf("the process listening there does not know the secret of job %q", c.job)
 	}
-	if _, err := conn.Write(c.code("dialer", first, nonce)); err != nil {
+	if _, err := conn.Write(c.code("dialer", first, nonce, bindingOf(conn))); err != nil {
 		return err
 	}
 	verdict, err := readMessage(conn)
@@ -185,7 +186,7 @@ func (c *credentials) examine(conn net.Conn, self int32) (hello, error) {
 	}
 	challenge := append([]byte(magic), protocolVersion)
 	challenge = append(challenge, nonce[:]...)
-	challenge = append(challenge, c.code("listener", first[:], nonce[:])...)
+	challenge = append(challenge, c.code("listener", first[:], nonce[:], bindingOf(conn))...)
 	if _, err := conn.Write(challenge); err != nil {
 		return hello{}, err
 	}
@@ -193,7 +194,7 @@ func (c *credentials) examine(conn net.Conn, self int32) (hello, error) {
 	if _, err := io.ReadFull(conn, proof[:]); err != nil {
 		return hello{}, fmt.Errorf("it sent no proof that it knows the secret: %w", err)
 	}
-	if !hmac.Equal(proof[:], c.code("dialer", first[:], nonce[:])) {
+	if !hmac.Equal(proof[:], c.code("dialer", first[:], nonce[:], bindingOf(conn))) {
 		return hello{}, errors.New("it does not know the job's secret")
 	}
 	return h, nil

@@ -90,6 +90,7 @@ func (w *World) listenLocal(cred credentials) (string, error) {
 		return "", err
 	}
 	w.local.host, w.local.sharing = host, &files{world: w}
+	cred.secure = false
 	w.local.door = &acceptor{
 		credentials: cred, self: int32(w.o.Place.Rank), listeners: []net.Listener{listener}, log: w.o.Log, claim: w.claimLocal, serve: w.hand,
 	}

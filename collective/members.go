@@ -170,13 +170,15 @@ func (g *group) interrupt(err error) {
 
 // stalled reports to the root that nothing came from or went to the rank peer for Options.Timeout, and returns the root's
 // finding; where none comes, what is known here.
-func (g *group) stalled(peer int) error {
+func (g *group) stalled(peer int) error { return g.stalledFor(g.world.o.Timeout, peer) }
+
+// stalledFor is stalled after another time.
+func (g *group) stalledFor(timeout time.Duration, peer int) error {
 	op := g.position()
 	op.Members, op.Waiting = g.ranks, peer
 	if g.entered.kind == opTransfer { // the others have nothing to do with it, and its number means nothing to the peer
 		op.Members, op.Sequence = []int{peer}, ^uint64(0)
 	}
-	timeout := g.world.o.Timeout
 	if err := g.world.control.send(message{Kind: kindStall, Stall: &op, Cause: timeout.String()}); err == nil {
 		if cause := g.world.causeWithin(inquiryTime + graceTime); cause != nil {
 			return cause

@@ -34,6 +34,8 @@ type RelayOptions struct {
 // their numbers; what the root says it passes on to all below it. It decides nothing, but when its own connection upwards is
 // lost it tells all below it that they are cut off.
 //
+// Its own connection upwards, which leaves the host, is inside TLS.
+//
 // A Relay is safe for concurrent use.
 type Relay struct {
 	o       RelayOptions
@@ -68,8 +70,8 @@ func NewRelay(o RelayOptions) (*Relay, error) {
 		r.ranks[rank] = absent
 	}
 	r.door = &acceptor{
-		credentials: credentials{job: o.Job, epoch: uint32(o.Epoch), secret: slices.Clone(o.Secret)},
-		self:        rootRank, log: o.Log, claim: r.claim, serve: r.serve,
+		credentials: credentials{job: o.Job, epoch: uint32(o.Epoch), secret: slices.Clone(o.Secret), secure: true},
+		self:        rootRank, log: o.Log, tls: tlsEither, claim: r.claim, serve: r.serve,
 	}
 	if err := r.door.listen("127.0.0.1:0", o.Outside, o.Ports); err != nil {
 		return nil, fmt.Errorf("starting the relay of job %q: %w", o.Job, err)

@@ -124,7 +124,7 @@ func NewRoot(o RootOptions) (*Root, error) {
 	}
 	r.door = &acceptor{
 		credentials: credentials{job: o.Job, epoch: uint32(o.Epoch), secret: slices.Clone(o.Secret)},
-		self:        rootRank, log: o.Log, claim: r.claim, serve: r.serve,
+		self:        rootRank, log: o.Log, tls: tlsEither, claim: r.claim, serve: r.serve,
 	}
 	if err := r.door.listen(o.Listen, o.Outside, o.Ports); err != nil {
 		return nil, fmt.Errorf("starting the root of job %q: %w", o.Job, err)

@@ -174,7 +174,7 @@ func TestSilentFlood(t *testing.T) {
 			return err
 		})
 	})
-	j.log.eventually(t, "dropping the oldest")
+	j.log.eventually(t, "it sent no complete hello")
 }
 
 // TestImpostorRoot checks that a rank tells nothing to a root that does not know the secret.
@@ -186,19 +186,53 @@ func TestImpostorRoot(t *testing.T) {
 	}
 }
 
+// A tape records what is written to a connection.
+type tape struct {
+	net.Conn
+	written []byte
+}
+
+func (t *tape) Write(p []byte) (int, error) {
+	t.written = append(t.written, p...)
+	return t.Conn.Write(p)
+}
+
+// TestPlayedBack records a rank's whole handshake and plays it back, at the same door and at another.
+func TestPlayedBack(t *testing.T) {
+	j := newJob(t, 3)
+	doors := []string{j.worlds[1].door.listeners[0].Addr().String(), j.worlds[2].door.listeners[0].Addr().String()}
+	conn, err := net.Dial("tcp", doors[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	recorded := &tape{Conn: conn}
+	c := credentials{job: "test", secret: testSecret}
+	if err := c.greet(recorded, hello{purpose: purposeData, from: 0, to: 1, group: 77}); err != nil {
+		t.Fatalf("the rank itself is not let in: %v", err)
+	}
+	for _, door := range doors {
+		if err := speak(door, recorded.written); err != nil {
+			t.Error(err)
+		}
+	}
+	j.log.eventually(t, "it does not know the job's secret", "it wants rank 1 of epoch 0, this is rank 2 of epoch 0")
+}
+
 func TestReplayIsRefused(t *testing.T) {
 	c := credentials{job: "test", secret: testSecret}
 	h := hello{purpose: purposeControl, to: rootRank}
 	first := h.encode()
 	nonce := bytes.Repeat([]byte{1}, nonceBytes)
-	code := c.code("dialer", first, nonce)
+	code := c.code("dialer", first, nonce, nil)
 	for name, other := range map[string][]byte{
-		"side":  c.code("listener", first, nonce),
-		"nonce": c.code("dialer", first, bytes.Repeat([]byte{2}, nonceBytes)),
-		"job":   (&credentials{job: "other", secret: testSecret}).code("dialer", first, nonce),
-		"rank":  c.code("dialer", (&hello{purpose: purposeControl, from: 1, to: rootRank}).encode(), nonce),
-		"epoch": c.code("dialer", (&hello{purpose: purposeControl, epoch: 1, to: rootRank}).encode(), nonce),
-		"use":   c.code("dialer", (&hello{purpose: purposeData, to: rootRank}).encode(), nonce),
+		"side":    c.code("listener", first, nonce, nil),
+		"nonce":   c.code("dialer", first, bytes.Repeat([]byte{2}, nonceBytes), nil),
+		"job":     (&credentials{job: "other", secret: testSecret}).code("dialer", first, nonce, nil),
+		"rank":    c.code("dialer", (&hello{purpose: purposeControl, from: 1, to: rootRank}).encode(), nonce, nil),
+		"epoch":   c.code("dialer", (&hello{purpose: purposeControl, epoch: 1, to: rootRank}).encode(), nonce, nil),
+		"session": c.code("dialer", first, nonce, []byte("another")),
+		"use":     c.code("dialer", (&hello{purpose: purposeData, to: rootRank}).encode(), nonce, nil),
 	} {
 		if bytes.Equal(code, other) {
 			t.Errorf("the code does not depend on the %s", name)

@@ -21,6 +21,8 @@ const (
 	// graceTime is how long a broken connection waits for the root to say who was lost. The root learns of a death at the
 	// same time, from the control connection.
 	graceTime = 3 * time.Second
+	// leftTime is how long a link whose other end was closed waits for that word before it asks.
+	leftTime = 300 * time.Millisecond
 )
 
 // A tcpLink is a link over one TCP connection. The stream's goroutine itself reads and writes, without blocking: whenever a
@@ -57,8 +59,13 @@ type outgoing struct {
 
 // newTCPLink takes over a connection.
 func newTCPLink(g *group, peer int, conn net.Conn) (*tcpLink, error) {
-	defer conn.Close()
-	fd, err := detach(conn)
+	var fd int
+	var err error
+	if s, ok := conn.(*secureConn); ok {
+		fd, err = bridge(s)
+	} else {
+		fd, err = detach(conn)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to rank %d: %w", peer, err)
 	}
@@ -72,6 +79,7 @@ func newTCPLink(g *group, peer int, conn net.Conn) (*tcpLink, error) {
 
 // detach returns a descriptor of the connection's socket that the runtime's poller does not know, in non-blocking mode.
 func detach(conn net.Conn) (int, error) {
+	defer conn.Close()
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return 0, fmt.Errorf("a connection of type %T has no socket", conn)
@@ -237,11 +245,15 @@ func (l *tcpLink) explain(doing string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return l.group.stalled(l.peer)
 	}
+	if errors.Is(err, io.EOF) {
+		// A rank that dies or aborts is in the root's words at once. One that has left in good order is not.
+		if cause := l.group.world.causeWithin(leftTime); cause != nil {
+			return cause
+		}
+		return l.group.stalledFor(leftTime, l.peer)
+	}
 	if cause := l.group.world.causeWithin(graceTime); cause != nil {
 		return cause
-	}
-	if errors.Is(err, io.EOF) {
-		err = errors.New("it closed the connection")
 	}
 	return fmt.Errorf("%s rank %d: %w", doing, l.peer, err)
 }

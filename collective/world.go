@@ -26,6 +26,8 @@ type Options struct {
 	Facts map[string]string
 	// Backend says how ranks reach one another: BackendAuto (also ""), BackendTCP or BackendShm.
 	Backend string
+	// TLS puts the connections to ranks and to a root on other hosts inside TLS 1.3. All ranks must be given the same.
+	TLS bool
 	// Timeout is how long joining may take and how long an operation may go without progress; 0 means 60 seconds.
 	Timeout time.Duration
 	// Silence is how long nothing may be heard of another process, not even a heartbeat, before it counts as lost; 0 means
@@ -139,11 +141,15 @@ func (w *World) join(ctx context.Context) error {
 	cred := credentials{job: p.Job, epoch: uint32(p.Epoch), secret: slices.Clone(w.o.Secret)}
 	dialing, cancel := context.WithTimeout(ctx, w.o.Timeout)
 	defer cancel()
+	if host, _, err := net.SplitHostPort(p.Rendezvous); err == nil {
+		cred.secure = w.o.TLS && !isLoopback(host) // what stays on this host needs no protection from the network
+	}
 	conn, err := cred.dial(dialing, p.Rendezvous, hello{purpose: purposeControl, from: int32(p.Rank), to: rootRank})
 	if err != nil {
 		return err
 	}
 	w.control = &controlConn{Conn: conn}
+	cred.secure = w.o.TLS
 	if err := w.listen(cred); err != nil {
 		return err
 	}
@@ -191,6 +197,9 @@ func (w *World) listen(cred credentials) error {
 	}
 	w.door = &acceptor{
 		credentials: cred, self: int32(w.o.Place.Rank), listeners: []net.Listener{listener}, log: w.o.Log, claim: w.claim, serve: w.hand,
+	}
+	if w.o.TLS {
+		w.door.tls = tlsAlways
 	}
 	w.door.start()
 	return nil

@@ -30,6 +30,8 @@ func sameBitsOnHosts(t *testing.T, c *cluster) {
 	w.launch(4, "want").expect(0)
 	c.launch(w, 2, "got").expect(0)
 	w.sameRun("want", "got")
+	c.launch(w, 1, "secure", "collective.tls=true").expect(0)
+	w.sameRun("want", "secure")
 	w.nothingLeft()
 }
 

@@ -59,6 +59,34 @@ func TestStrangers(t *testing.T) {
 	t.Logf("%d strangers in %d steps", len(strangers)+len(silent), last)
 }
 
+// TestFlood opens connections by the thousand, at launch and at every rank, that stop in the middle of a hello or after it. All are
+// refused and counted, and the run goes on.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	const size, connections = 2, 1500
+	w := newWorkspace(t)
+	j := w.launch(size, "out", endless("collective.backend=tcp")...)
+	if !j.awaitStep(2) {
+		t.Fatalf("the run ended by itself:\n%s", j)
+	}
+	places := doors(t, j, size)
+	for i := range connections {
+		d := places[i%len(places)]
+		s := d.visit(t, "a flood", d.hello(1)[:i%40])
+		if i >= connections/2 {
+			s.conn.Close() // of the others as many stay open as the doors let
+		}
+	}
+	before := w.metrics("out").last()
+	if !j.awaitStep(before + 20) {
+		t.Fatalf("the run ended in the flood:\n%s", j)
+	}
+	j.signal(syscall.SIGTERM)
+	j.expect(0).says("refused connections, so far 256,")
+	w.launch(1, "want", endless(fmt.Sprint("run.stop_step=", w.metrics("out").last()))...).expect(0)
+	w.sameMetrics("want", "out")
+}
+
 // A door is an address at which a process of the job listens.
 type door struct {
 	rank    int // of the rank, -1 for launch
@@ -85,7 +113,7 @@ func doors(t *testing.T, j *job, size int) []door {
 
 // hello returns a well-formed first message of the handshake (collective/handshake.go) in the name of a rank.
 func (d door) hello(from uint32) []byte {
-	const version, control, data, epoch, group = 1, 1, 2, 0, 7
+	const version, control, data, epoch, group = 2, 1, 2, 0, 7
 	purpose := byte(data)
 	if d.rank < 0 {
 		purpose = control

@@ -35,7 +35,7 @@ func (r *rank) join(ctx context.Context) (err error) {
 	}
 	r.world, err = collective.Join(ctx, collective.Options{
 		Place: r.meeting.Place, Secret: r.meeting.Secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout,
-		Silence: c.Collective.HeartbeatTimeout, NewStream: r.device.NewStream, Log: r.log,
+		Silence: c.Collective.HeartbeatTimeout, TLS: c.Collective.TLS, NewStream: r.device.NewStream, Log: r.log,
 		Facts: map[string]string{"version": version, "kernel set": r.device.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
 	})
 	if err != nil {

@@ -332,6 +332,8 @@ type Collective struct {
 	Timeout time.Duration `toml:"timeout" range:"(0,)"`
 	// How long nothing may be heard of a rank or a host, not even a heartbeat, before it counts as lost.
 	HeartbeatTimeout time.Duration `toml:"heartbeat_timeout" range:"(0,)"`
+	// Put TCP connections between ranks inside TLS 1.3, for a network that is not trusted. Shared memory is not concerned.
+	TLS bool `toml:"tls"`
 }
 
 // Default returns the configuration of an empty file. Keys that have no default are zero.
