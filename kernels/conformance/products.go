@@ -32,8 +32,9 @@ func (s *suite) matMul(m, n, k int, l layout, o kernels.MatMulOptions) {
 	want := c.values()
 	MatMul(want, a.values(), b.values(), m, n, k, o.TransA, o.TransB, o.Accumulate)
 	s.d.MatMul(s.s, c.Tensor, a.Tensor, b.Tensor, o)
-	// k products of at most 4, each rounded and added to a sum that is mostly far below 4*k.
-	s.check("MatMul c", c, want, tolerance{absolute: ulp * float64(4*k+4)})
+	// k products of at most 4, each rounded and added to a sum that is mostly far below 4*k, and room for the few elements
+	// whose roundings all go the same way.
+	s.check("MatMul c", c, want, tolerance{absolute: ulp * float64(6*k+4)})
 }
 
 func attentionShapes() []AttentionShape {

@@ -59,8 +59,8 @@ func TestGenericDigest(t *testing.T) {
 		"RoPE":              "2b9c74d3552cbf14",
 		"ClipFactor":        "84fdb532d0892f5d",
 		"AdamW":             "4e82d4543faa7aaa",
-		"MatMul":            "09208303b108f1df",
-		"MatMulBFloat16":    "a6f2ecc6f67e2861",
+		"MatMul":            "dff60e05269e9784",
+		"MatMulBFloat16":    "44542f2ff40a88ad",
 		"Attention":         "73438d20006d7842",
 		"AttentionBackward": "c9ed9bd2b3d96772",
 

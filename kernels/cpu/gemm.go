@@ -8,28 +8,27 @@ import (
 )
 
 // The blocking of MatMul follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34
-// (2008): a block of C is computed from packed blocks of A and B that stay in the second-level cache.
+// (2008): a block of C is computed from packed blocks of A and B, the one of A from the second-level cache, the one of B,
+// panel by panel, from the first-level cache. Each thread has a strip of C of its own: see gemm_strip.go.
 //
-// An element of C is the sum, over blocks of blockK elements of K in order, of each block's products added in order. This
-// depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
+// An element of C is the sum, over blocks of at most maxDepth elements of K in order, of each block's products added in
+// order. This depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
 const (
-	blockK = 256
-	// blockRows is how many rows of op(A) are packed at a time: with blockK they take 192 KiB, so that a second-level cache
-	// of 512 KiB has room for the next ones.
-	blockRows = 192
-	// maxRows bounds the rows of a part: its block of C is read and written once for each block of K.
-	maxRows = 6 * blockRows
-	// maxCols bounds the columns of a part, and so the packed block of op(B). That one comes from the third-level cache, but
-	// each panel of it stays in the first-level cache while it is multiplied with all of the block of op(A).
-	maxCols = 2048
-	// partMin is the side below which a part is not cut any further to give all threads work, balanceMin the one below which
-	// it is not cut to balance the load: each part packs for itself, at the cost of its sides.
-	partMin, balanceMin = 64, 256
-	// partWork is the number of multiply-adds, some ten microseconds' worth, below which a part is not cut any further:
-	// waking a thread takes a few microseconds itself.
-	partWork = 1 << 20
-	// partsPerThread leaves room to balance the load.
-	partsPerThread = 3
+	// maxDepth bounds a block of K. A deeper one reads and writes C less often; a panel of B as deep as this one still fits
+	// the first-level cache.
+	maxDepth = 384
+	// depthUnit is what the depth of a block of K is a multiple of, except for the last one.
+	depthUnit = 8
+	// maxBlockRows bounds the rows of a block: with maxDepth they take 216 KiB of a second-level cache.
+	maxBlockRows = 144
+	// maxCols bounds the columns of a stage, whose packed B comes from the second- or third-level cache.
+	maxCols = 1024
+	// stripWork is the number of multiply-adds, some ten microseconds' worth, below which a strip is not worth a thread:
+	// waking it takes a few microseconds itself.
+	stripWork = 1 << 20
+	// blocksPerStage is how many blocks a stage has at least, so that other threads can take some, and minBlockRows below
+	// what size a block is not cut for it: a panel of B is read for so many rows.
+	blocksPerStage, minBlockRows = 4, 72
 )
 
 // MatMul computes C = op(A) op(B), or C += op(A) op(B).
@@ -39,43 +38,83 @@ func (d *Device) MatMul(s device.Stream, c, a, b kernels.Tensor, o kernels.MatMu
 	d.launch(s, kernels.CheckMatMul(c, a, b, o), k)
 }
 
-// A product is MatMul's problem and how it is cut into parts, which are blocks of C.
-type product struct {
-	m, n, k        int
-	transA, transB bool
-	accumulate     bool
-	rows, cols     int // of a part
-	down, across   int // parts
+func runMatMul(d *Device, c *call) error {
+	d.pool.mu.Lock()
+	defer d.pool.mu.Unlock()
+	d.matMul(c, newProduct(d, c, len(d.pool.workers)))
+	return nil
 }
 
-func newProduct(d *Device, c *call) product {
-	p := product{
-		m: c.args[0].Shape[0], n: c.args[0].Shape[1], k: c.args[1].Shape[1],
-		transA: c.flag[0], transB: c.flag[1], accumulate: c.flag[2],
+// matMul computes a product, of call c, on as many threads as it has strips. The pool is locked.
+func (d *Device) matMul(c *call, product product) {
+	p := &d.pool.product
+	*p = product
+	if p.empty() {
+		return
 	}
-	if p.transA {
+	strips := p.stripsDown * p.stripsAcross
+	for i, w := range d.pool.workers[:strips] {
+		w.strip.reset(p, i)
+	}
+	d.pool.run(d, c, strips, matMulStrips)
+}
+
+// A product is MatMul's problem and how it is cut.
+type product struct {
+	set        *kernelSet
+	c          []float32
+	ldc        int
+	a, b       source
+	m, n, k    int
+	accumulate bool
+
+	depth                    int // of a block of K
+	stripsDown, stripsAcross int
+	cols, layers             int // of a stage; layers are blocks of K
+	across, deep             int // stages of a strip
+	blocks                   int // of a stage
+	pieces                   int // of a stage's op(B)
+}
+
+// newProduct returns MatMul's problem of a call, cut for a number of threads.
+func newProduct(d *Device, c *call, threads int) product {
+	transA, transB := c.flag[0], c.flag[1]
+	p := product{
+		set: d.set, c: f32(c.args[0]), ldc: c.args[0].Stride[0],
+		a: newSource(c.args[1], !transA), b: newSource(c.args[2], transB),
+		m: c.args[0].Shape[0], n: c.args[0].Shape[1], k: c.args[1].Shape[1],
+		accumulate: c.flag[2],
+	}
+	if transA {
 		p.k = c.args[1].Shape[0]
 	}
-	p.cut(len(d.pool.workers), d.set.tile.a.width, d.set.tile.b.width)
+	p.depth, _ = even(p.k, maxDepth, depthUnit)
+	p.cut(threads)
 	return p
 }
 
-// cut chooses the parts. They may depend on the number of threads, because an element's bits do not depend on its part.
-func (p *product) cut(threads, mr, nr int) {
-	rows, cols := min(maxRows, p.m), min(maxCols, p.n)
-	for threads > 1 && rows*cols*p.k > partWork {
-		parts, side := partsOf(p.m, rows)*partsOf(p.n, cols), max(rows, cols)
-		if parts >= partsPerThread*threads || side <= partMin || parts >= threads && side <= balanceMin {
-			break
-		}
-		if cols >= rows {
-			cols = max(cols/2, partMin)
-		} else {
-			rows = max(rows/2, partMin)
+// cut chooses the strips, stages and blocks. They may depend on the number of threads, because an element's bits do not
+// depend on where it is.
+func (p *product) cut(threads int) {
+	mr, nr := p.set.tile.a.width, p.set.tile.b.width
+	p.stripsDown, p.stripsAcross = 1, 1
+	rows, cols := partsOf(p.m, mr), partsOf(p.n, nr) // of the largest strip, in tiles
+	for strips, f := min(threads, max(1, p.m*p.n*p.k/stripWork)), 2; strips > 1; {
+		switch {
+		case strips%f != 0:
+			f++
+		case rows*mr >= cols*nr:
+			p.stripsDown, rows, strips = p.stripsDown*f, partsOf(rows, f), strips/f
+		default:
+			p.stripsAcross, cols, strips = p.stripsAcross*f, partsOf(cols, f), strips/f
 		}
 	}
-	p.rows, p.down = even(p.m, rows, mr)
-	p.cols, p.across = even(p.n, cols, nr)
+	p.cols, p.across = even(cols*nr, maxCols, nr)
+	layers := partsOf(p.k, p.depth)
+	p.layers = min(layers, max(1, packedB/(p.cols*p.depth)))
+	p.deep = partsOf(layers, p.layers)
+	p.blocks = max(partsOf(rows, maxBlockRows/mr), min(blocksPerStage, rows*mr/minBlockRows))
+	p.pieces = max(1, p.blocks/2)
 }
 
 // even cuts n into blocks of equal size, at most about size and a multiple of unit, and returns it with their number.
@@ -84,73 +123,28 @@ func even(n, size, unit int) (int, int) {
 	return size, partsOf(n, size)
 }
 
-func runMatMul(d *Device, c *call) error {
-	if c.args[0].Len() > 0 {
-		p := newProduct(d, c)
-		d.parallel(c, p.down*p.across, matMulParts)
+// empty returns whether there is nothing to multiply. It sets C to the sum of nothing.
+func (p *product) empty() bool {
+	if p.m == 0 || p.n == 0 || p.k > 0 {
+		return p.m == 0 || p.n == 0
 	}
-	return nil
+	for i := 0; i < p.m && !p.accumulate; i++ {
+		clear(p.c[i*p.ldc:][:p.n])
+	}
+	return true
 }
 
-func matMulParts(d *Device, c *call, w *worker, from, to int) {
-	p := newProduct(d, c)
-	for part := from; part < to; part++ {
-		i, j := part%p.down*p.rows, part/p.down*p.cols
-		p.part(d.set, c, w, i, j, min(p.rows, p.m-i), min(p.cols, p.n-j))
-	}
-}
-
-// part computes the rows x cols block of C at (i, j). A block of op(B), blockK deep, is packed once for all rows, and then
-// one block of op(A) after the other.
-func (p *product) part(set *kernelSet, call *call, w *worker, i, j, rows, cols int) {
-	c, ldc := f32(call.args[0]), call.args[0].Stride[0]
-	c = c[i*ldc+j:]
-	if p.k == 0 && !p.accumulate {
-		for r := range rows {
-			clear(c[r*ldc:][:cols])
-		}
-	}
-	t, depth := &set.tile, min(blockK, p.k)
-	height, _ := even(rows, blockRows, t.a.width)
-	s := scratch{free: w.scratch}
-	edge := s.take(t.a.width * t.b.width)
-	packedA, packedB := s.take(t.a.size(height, depth)), s.take(t.b.size(cols, depth))
-	wide := s.take(max(wideElements, height, cols, t.a.width*depth, t.b.width*depth))
-	a, b := newSource(call.args[1], p.transA), newSource(call.args[2], p.transB)
-	for k := 0; k < p.k; k += blockK {
-		kc := min(blockK, p.k-k)
-		b.pack(set, &t.b, packedB, k, j, b.trans, cols, kc, wide)
-		for r := 0; r < rows; r += height {
-			n := min(height, rows-r)
-			a.pack(set, &t.a, packedA, i+r, k, !a.trans, n, kc, wide)
-			next := p.next(&a, i, r+n, k, rows, height)
-			t.multiplyPanels(c[r*ldc:], ldc, n, cols, packedA, packedB, kc, p.accumulate || k > 0, edge, next)
-		}
-	}
-}
-
-// next returns the block of op(A) that is packed after the one that ends with row r of a part, whose first row is i: the
-// next rows, or the first ones of the next k.
-func (p *product) next(a *source, i, r, k, rows, height int) prefetch {
-	if r == rows {
-		r, k = 0, k+blockK
-	}
-	if k >= p.k {
-		return prefetch{}
-	}
-	return a.prefetch(i+r, k, min(height, rows-r), min(blockK, p.k-k))
-}
-
-// A source is an operand in memory: of its two slices the one that has its type is there.
+// A source is an operand in memory. Of its two slices the one that has its type is there. It holds rows of op(A) or columns
+// of op(B), both called lines here.
 type source struct {
 	float32s  []float32
 	bfloat16s []uint16
 	stride    int
-	trans     bool
+	deep      bool // the rows in memory are the lines: k runs along them
 }
 
-func newSource(t kernels.Tensor, trans bool) source {
-	s := source{stride: t.Stride[0], trans: trans}
+func newSource(t kernels.Tensor, deep bool) source {
+	s := source{stride: t.Stride[0], deep: deep}
 	if t.DType == device.BFloat16 {
 		s.bfloat16s = bf16(t)
 	} else {
@@ -159,34 +153,57 @@ func newSource(t kernels.Tensor, trans bool) source {
 	return s
 }
 
-// pack packs n rows or columns, kc deep, of the operand from its element (i, j) on.
-func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, i, j int, deep bool, n, kc int, wide []float32) {
-	at := at(i, j, s.stride, s.trans)
+// An extent is a part of an operand: n lines from the i-th on, their elements [k, k+depth).
+type extent struct{ i, n, k, depth int }
+
+// piece returns one of the pieces that an extent is cut into. Lines that are rows in memory are shared out among the pieces,
+// in multiples of unit, else the depth is, so that each piece has long rows.
+func (s *source) piece(e extent, piece, pieces, unit int) extent {
+	if s.deep {
+		from, to := span(e.n, piece, pieces, unit)
+		return extent{e.i + from, to - from, e.k, e.depth}
+	}
+	from, to := span(e.depth, piece, pieces, packRows)
+	return extent{e.i, e.n, e.k + from, to - from}
+}
+
+// span returns the part [from, to) of n items when these are shared out among parts, in multiples of unit.
+func span(n, part, parts, unit int) (from, to int) {
+	size := roundUp(partsOf(n, parts), unit)
+	return min(part*size, n), min((part+1)*size, n)
+}
+
+// pack packs an extent to panels that are depth deep.
+func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, e extent, depth int, wide []float32) {
+	at := s.at(e)
 	if s.bfloat16s != nil {
-		p.packBFloat16(set, dst, s.bfloat16s[at:], s.stride, deep, n, kc, wide)
+		p.packBFloat16(set, dst, s.bfloat16s[at:], s.stride, s.deep, e.n, e.depth, depth, wide)
 	} else {
-		p.pack(dst, s.float32s[at:], s.stride, deep, n, kc)
+		p.packInto(dst, s.float32s[at:], s.stride, s.deep, e.n, e.depth, depth)
 	}
 }
 
-// prefetch returns the memory of rows x cols elements of the operand from (i, j) on.
-func (s *source) prefetch(i, j, rows, cols int) prefetch {
-	at := at(i, j, s.stride, s.trans)
-	if s.trans {
+// at returns the position of the first element of an extent.
+func (s *source) at(e extent) int {
+	if s.deep {
+		return e.i*s.stride + e.k
+	}
+	return e.k*s.stride + e.i
+}
+
+// prefetch returns the memory of an extent.
+func (s *source) prefetch(e extent) prefetch {
+	if e.n <= 0 || e.depth <= 0 {
+		return prefetch{}
+	}
+	rows, cols := e.depth, e.n
+	if s.deep {
 		rows, cols = cols, rows
 	}
 	if s.bfloat16s != nil {
-		return prefetch{first: unsafe.Pointer(&s.bfloat16s[at]), rows: rows, stride: 2 * s.stride, bytes: 2 * cols}
+		return prefetch{first: unsafe.Pointer(&s.bfloat16s[s.at(e)]), rows: rows, stride: 2 * s.stride, bytes: 2 * cols}
 	}
-	return prefetch{first: unsafe.Pointer(&s.float32s[at]), rows: rows, stride: 4 * s.stride, bytes: 4 * cols}
-}
-
-// at returns the position of element (i, j) of a matrix that may be transposed in memory.
-func at(i, j, stride int, trans bool) int {
-	if trans {
-		return j*stride + i
-	}
-	return i*stride + j
+	return prefetch{first: unsafe.Pointer(&s.float32s[s.at(e)]), rows: rows, stride: 4 * s.stride, bytes: 4 * cols}
 }
 
 // scratch hands out a worker's private memory.

@@ -18,10 +18,10 @@ func BenchmarkTile(b *testing.B) {
 	for _, set := range kernelSets() {
 		b.Run(set.name, func(b *testing.B) {
 			t := &set.tile
-			a, p, c := noise(t.a.width*blockK, 1, 1), noise(t.b.width*blockK, 2, 1), make([]float32, t.a.width*t.b.width)
+			a, p, c := noise(t.a.width*maxDepth, 1, 1), noise(t.b.width*maxDepth, 2, 1), make([]float32, t.a.width*t.b.width)
 			d, _ := open(b, set.name, 1)
-			besidePeak(b, d, 2*float64(blockK*t.a.width*t.b.width), func() {
-				t.multiply(blockK, &a[0], &p[0], &c[0], t.b.width, false)
+			besidePeak(b, d, 2*float64(maxDepth*t.a.width*t.b.width), func() {
+				t.multiply(maxDepth, &a[0], &p[0], &c[0], t.b.width, false)
 			})
 		})
 	}

@@ -122,7 +122,7 @@ var allOptions = func() []kernels.MatMulOptions {
 }()
 
 func TestMatMul(t *testing.T) {
-	shapes := [][3]int{{1, 1, 1}, {1, 37, 19}, {5, 3, 2}, {13, 33, 1}, {12, 32, 4}, {25, 70, 301}, {61, 17, 530}, {250, 5, 9}, {7, 600, 11}}
+	shapes := [][3]int{{1, 1, 1}, {1, 37, 19}, {5, 3, 2}, {13, 33, 1}, {12, 32, 4}, {25, 70, 301}, {61, 17, 530}, {250, 5, 9}, {7, 600, 11}, {5, 3, 1000}}
 	forEachSet(t, func(t *testing.T, set *kernelSet) {
 		d, s := open(t, set.name, 1)
 		for _, shape := range shapes {
@@ -176,6 +176,28 @@ func TestMatMulThreads(t *testing.T) {
 			one := p
 			one.m, one.a = 1, p.a[i*p.k:][:p.k]
 			sameBits(t, fmt.Sprintf("row %d alone", i), one.run(t, d, s), want[i*p.n:][:p.n])
+		}
+	})
+}
+
+// TestMatMulStages takes a product whose strips have several stages, which alternate between two buffers.
+func TestMatMulStages(t *testing.T) {
+	p := newMatMulCase(150, 800, 1200, 0, kernels.MatMulOptions{TransB: true, Accumulate: true})
+	twin, size := widen(p.c), absolute(p.c)
+	conformance.MatMul(twin, widen(p.a), widen(p.b), p.m, p.n, p.k, false, true, true)
+	conformance.MatMul(size, absolute(p.a), absolute(p.b), p.m, p.n, p.k, false, true, true)
+	forEachSet(t, func(t *testing.T, set *kernelSet) {
+		d, s := open(t, set.name, 1)
+		want := p.run(t, d, s)
+		for i, got := range want {
+			near(t, fmt.Sprintf("%v: element %d", p, i), float64(got), twin[i], size[i], ulp*(2+math.Sqrt(float64(p.k))/4))
+		}
+		for _, threads := range []int{2, 3, 8} {
+			d, s := open(t, set.name, threads)
+			sameBits(t, fmt.Sprintf("%v with %d threads", p, threads), p.run(t, d, s), want)
+			if q := &d.pool.product; threads == 2 && (q.stripsAcross != threads || q.across*q.deep < 2 || q.blocks < 2) {
+				t.Errorf("%v with %d threads is cut into too little for this test", p, threads)
+			}
 		}
 	})
 }
@@ -254,7 +276,7 @@ func TestGenericBits(t *testing.T) {
 	for _, v := range [][]float32{a.o, a.lse, a.dq, a.dk, a.dv} {
 		h.Write(device.BytesOf(v))
 	}
-	if got, want := h.Sum64(), uint64(0xe4af0b1f1571b49d); got != want {
+	if got, want := h.Sum64(), uint64(0x5249ea6c401b2982); got != want {
 		t.Errorf("the bits of the generic set have hash %#x, not %#x", got, want)
 	}
 }

@@ -45,13 +45,17 @@ func (p *panelKernels) size(n, kc int) int { return roundUp(n, p.width) * kc }
 // and src[k*lds+i] otherwise: deep says that k runs along the rows of the matrix in memory. The last panel is filled up
 // with zeros.
 func (p *panelKernels) pack(dst, src []float32, lds int, deep bool, n, kc int) {
-	dst = dst[:p.size(n, kc)]
+	p.packInto(dst[:p.size(n, kc)], src, lds, deep, n, kc, kc)
+}
+
+// packInto is pack to panels that are depth deep, of which it fills the first kc elements from dst on.
+func (p *panelKernels) packInto(dst, src []float32, lds int, deep bool, n, kc, depth int) {
 	if deep {
-		p.packInto(dst, src, lds, true, n, kc, p.width*kc)
+		p.packPiece(dst, src, lds, true, n, kc, p.width*depth)
 		return
 	}
 	for k := 0; k < kc; k += packRows {
-		p.packInto(dst[k*p.width:], src[k*lds:], lds, false, n, min(packRows, kc-k), p.width*kc)
+		p.packPiece(dst[k*p.width:], src[k*lds:], lds, false, n, min(packRows, kc-k), p.width*depth)
 	}
 }
 
@@ -60,8 +64,8 @@ func (p *panelKernels) pack(dst, src []float32, lds int, deep bool, n, kc int) {
 // have to fetch them again for the next panel.
 const packRows = 8
 
-// packInto is pack to panels that start step elements apart, and may be deeper than kc.
-func (p *panelKernels) packInto(dst, src []float32, lds int, deep bool, n, kc, step int) {
+// packPiece fills kc elements of panels that start step elements apart.
+func (p *panelKernels) packPiece(dst, src []float32, lds int, deep bool, n, kc, step int) {
 	next, fill := 1, p.copy
 	if deep {
 		next, fill = lds, p.transpose
@@ -83,25 +87,25 @@ func (p *panelKernels) packInto(dst, src []float32, lds int, deep bool, n, kc, s
 // on its way to the panels.
 const wideElements = 8 << 10
 
-// packBFloat16 is pack of a matrix of bfloat16. wide has at least max(wideElements, n, p.width*kc) elements.
-func (p *panelKernels) packBFloat16(set *kernelSet, dst []float32, src []uint16, lds int, deep bool, n, kc int, wide []float32) {
+// packBFloat16 is packInto of a matrix of bfloat16. wide has at least max(wideElements, n, p.width*kc) elements.
+func (p *panelKernels) packBFloat16(set *kernelSet, dst []float32, src []uint16, lds int, deep bool, n, kc, depth int, wide []float32) {
 	if deep {
 		for i := 0; i < n; i += p.width {
 			rows := min(p.width, n-i)
 			for r := range rows {
 				set.toFloat32(wide[r*kc:][:kc], src[(i+r)*lds:])
 			}
-			p.pack(dst[i*kc:], wide, kc, true, rows, kc)
+			p.packInto(dst[i*depth:], wide, kc, true, rows, kc, depth)
 		}
 		return
 	}
 	piece := max(wideElements/n, 1)
 	for k := 0; k < kc; k += piece {
-		depth := min(piece, kc-k)
-		for r := range depth {
+		rows := min(piece, kc-k)
+		for r := range rows {
 			set.toFloat32(wide[r*n:][:n], src[(k+r)*lds:])
 		}
-		p.packInto(dst[k*p.width:], wide, n, false, n, depth, p.width*kc)
+		p.packInto(dst[k*p.width:], wide, n, false, n, rows, depth)
 	}
 }
 
@@ -122,17 +126,21 @@ func (p *panelKernels) packEdge(dst, src []float32, lds int, deep bool, n, kc in
 
 // multiplyPanels computes C = A B, or C += A B, from packed panels of rows x kc and kc x cols. The panels of B are the
 // outer loop: one of them stays in the first-level cache while those of A stream by. Tiles that reach over C's edge go
-// through edge, which has the size of a tile. Before each tile a part of next is prefetched.
-func (t *tileKernels) multiplyPanels(c []float32, ldc, rows, cols int, a, b []float32, kc int, accumulate bool, edge []float32, next prefetch) {
+// through edge, which has the size of a tile; their C is asked for before, as the tile kernel does itself for the others.
+// Before each tile a part of next is asked for.
+func (t *tileKernels) multiplyPanels(c []float32, ldc, rows, cols int, a, b []float32, kc int, accumulate bool, edge []float32, next *[2]prefetch) {
 	mr, nr := t.a.width, t.b.width
-	next.spread(partsOf(rows, mr) * partsOf(cols, nr))
 	for j := 0; j < cols; j += nr {
 		for i := 0; i < rows; i += mr {
-			next.step(t)
+			next[0].step(t)
+			next[1].step(t)
 			if i+mr <= rows && j+nr <= cols {
 				_ = c[(i+mr-1)*ldc+j+nr-1]
 				t.multiply(kc, &a[i*kc], &b[j*kc], &c[i*ldc+j], ldc, accumulate)
 				continue
+			}
+			for r := i; r < min(i+mr, rows); r++ {
+				t.prefetch(unsafe.Pointer(&c[r*ldc+j]), 4*min(nr, cols-j))
 			}
 			t.multiply(kc, &a[i*kc], &b[j*kc], &edge[0], nr, false)
 			t.addEdge(c[i*ldc+j:], ldc, min(mr, rows-i), min(nr, cols-j), edge, accumulate)

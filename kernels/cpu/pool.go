@@ -10,12 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// scratchBytes is each worker's private memory for packed operands and block results.
+// scratchBytes is each worker's private memory for packed operands and block results; a strip of MatMul has more.
 const scratchBytes = 4 << 20
 
 // A worker is one thread of the pool with its scratch memory. Contents do not outlive one call of a body.
 type worker struct {
+	index   int
 	scratch []float32
+	strip   strip // MatMul's, with memory of its own
 	mem     []byte
 	start   signal
 }
@@ -37,18 +39,20 @@ type pool struct {
 	next    atomic.Int64
 	helpers atomic.Int64 // workers besides the first that have not finished
 	done    signal       // by the last of them
+	product product      // MatMul's
 }
 
 func newPool(threads int) (*pool, error) {
 	p := &pool{done: newSignal()}
 	for i := range threads {
-		mem, err := mapMemory(scratchBytes)
+		mem, err := mapMemory(scratchBytes + 4*2*packedB)
 		if err != nil {
 			p.close()
 			return nil, fmt.Errorf("cpu: scratch memory for thread %d: %w", i, err)
 		}
-		w := &worker{mem: mem, start: newSignal()}
-		w.scratch = unsafe.Slice((*float32)(unsafe.Pointer(&mem[0])), scratchBytes/4)
+		w := &worker{index: i, mem: mem, start: newSignal()}
+		memory := unsafe.Slice((*float32)(unsafe.Pointer(&mem[0])), len(mem)/4)
+		w.scratch, w.strip.packed = memory[:scratchBytes/4:scratchBytes/4], memory[scratchBytes/4:]
 		p.workers = append(p.workers, w)
 		if i > 0 {
 			go p.help(w)
@@ -59,13 +63,15 @@ func newPool(threads int) (*pool, error) {
 
 // parallel runs b over the parts [0, parts), each part once, on all workers.
 func (d *Device) parallel(c *call, parts int, b body) {
-	if parts == 0 {
-		return
-	}
 	p := d.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.workers) == 1 || parts == 1 {
+	p.run(d, c, parts, b)
+}
+
+// run is parallel for an operator that holds mu.
+func (p *pool) run(d *Device, c *call, parts int, b body) {
+	if len(p.workers) == 1 || parts <= 1 {
 		b(d, c, p.workers[0], 0, parts)
 		return
 	}
@@ -158,4 +164,17 @@ func (s *signal) wait() {
 		<-s.wake
 	}
 	s.state.Store(idle)
+}
+
+// await returns when count is at least least. It waits for a thread that is at work and needs some microseconds, or more
+// where there are more threads than processors: then the operating system may run another one.
+func await(count *atomic.Int64, least int) {
+	for looks := 1; count.Load() < int64(least); looks++ {
+		switch {
+		case looks%(looksPerYield*yields) == 0:
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		case looks%looksPerYield == 0:
+			runtime.Gosched()
+		}
+	}
 }
