@@ -62,7 +62,7 @@ func (c *Config) ValidationData(o LoadOptions) (data.Options, bool) {
 }
 
 func (c *Config) dataOptions(o LoadOptions) data.Options {
-	d := data.Options{Format: c.Data.Format, TextKey: c.Data.TextKey, Tokenizer: c.Tokenizer, SequenceLength: c.Data.SequenceLength,
+	d := data.Options{Format: c.Data.Format, TextKey: c.Data.TextKey, Tokenizer: c.Tokenizer, Chat: c.Chat, SequenceLength: c.Data.SequenceLength,
 		Packing: c.Data.Packing, Overlong: c.Data.Overlong, EOD: int32(c.Data.EOD), EODMaskLoss: c.Data.EODMaskLoss,
 		Goroot: o.goroot, Cache: filepath.Join(c.Run.OutputDir, "data")}
 	if c.Architecture != nil {
@@ -73,7 +73,7 @@ func (c *Config) dataOptions(o LoadOptions) data.Options {
 
 // checkData opens the data and closes it again: the files exist, are what the format says, and hold a sample.
 func (l *loader) checkData(o LoadOptions) {
-	if !l.usable("data.format", "data.tokenizer") {
+	if !l.usable("data.format", "data.tokenizer", "data.chat_template") {
 		return
 	}
 	validation, validates := l.config.ValidationData(o)

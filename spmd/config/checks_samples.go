@@ -17,6 +17,7 @@ func (l *loader) checkSamples() {
 		value string
 	}{
 		{"data.text_key", d.TextKey != none.TextKey, "data.format", []string{"jsonl", "parquet"}, d.Format},
+		{"data.chat_template", d.ChatTemplate != "", "data.format", []string{"chat"}, d.Format},
 		{"data.overlong", d.Overlong != none.Overlong, "data.packing", []string{"best-fit", "none"}, d.Packing},
 	} {
 		if used.isSet && l.usable(used.key, used.by) && !slices.Contains(used.list, used.value) {

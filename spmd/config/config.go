@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"lockstep/kernels/device"
+	"lockstep/spmd/data"
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
@@ -61,6 +62,8 @@ type Config struct {
 	Architecture *model.Config `toml:"-"`
 	// Tokenizer is what data.tokenizer names, nil where that is "".
 	Tokenizer tokenizer.Tokenizer `toml:"-"`
+	// Chat makes the tokens of conversations, nil where data.format is another one.
+	Chat *data.Chat `toml:"-"`
 	// Notes say what the user should know before the run starts and what is no mistake.
 	Notes []string `toml:"-"`
 }
@@ -103,9 +106,12 @@ type Model struct {
 // Data is section [data].
 type Data struct {
 	// `text`: a document per file. `jsonl`: a JSON object per line, or an array of objects in a file, with the text at
-	// text_key. `parquet`: the text is in column text_key. `megatron`: token stores, NAME.bin with NAME.idx. The tokens of
-	// jsonl, parquet and, with a tokenizer other than bytes, text are made before the run starts and kept in output_dir/data.
-	Format string `toml:"format" values:"text,jsonl,parquet,megatron" later:"chat"`
+	// text_key. `parquet`: the text is in column text_key. `chat`: conversations, as JSON or
+	// Parquet, with `messages`, with `conversations` (ShareGPT), or with `instruction`, `input` and `output` (Alpaca); they become
+	// text by the model's chat template, and only what the assistant writes has loss. `megatron`: token stores, NAME.bin with
+	// NAME.idx. The tokens of jsonl, parquet, chat and, with a tokenizer other than bytes, text are made before the run starts
+	// and kept in output_dir/data.
+	Format string `toml:"format" values:"text,jsonl,chat,parquet,megatron"`
 	// Files, directories (with all below them) and patterns with `*` and `**`, joined in sorted order. megatron: prefixes,
 	// the path without .bin, joined in the order given. Relative paths are relative to the working directory; `$GOROOT` at
 	// the start of a path is the directory of Go. Required to train or with validation_split, unless blend is set.
@@ -116,14 +122,18 @@ type Data struct {
 	// jsonl: the key of an object that has the text. parquet: the column.
 	TextKey string `toml:"text_key"`
 	// What made, or makes, the tokens. `bytes`: ids 0-255 are the bytes of UTF-8, 256 ends a document. A directory: its
-	// tokenizer.json. text: the default is bytes. jsonl and parquet: the default is model.path, or bytes with
+	// tokenizer.json. text: the default is bytes. jsonl, parquet and chat: the default is model.path, or bytes with
 	// [model.config]. megatron: the default is "", not known.
 	Tokenizer string `toml:"tokenizer" values:"bytes" or:"a directory with tokenizer.json"`
+	// chat: the file of a Jinja template in place of the tokenizer's own. The assistant's parts are those within
+	// `{% generation %}`, else what the template writes of the assistant's messages, with the end of the turn.
+	ChatTemplate string `toml:"chat_template"`
 	// Tokens of a sample that are predicted.
 	SequenceLength int `toml:"sequence_length" required:"always" range:"[1,16777216]"`
 	// How documents make samples. `concat`: all are joined and cut every sequence_length tokens. `best-fit`: whole documents
 	// share a sample, each put where it leaves the least room; they are kept apart by reset_attention_mask and
 	// reset_position_ids, which are true by default then. `none`: a document per sample. Room that is left has no loss.
+	// chat: the default is best-fit.
 	Packing string `toml:"packing" values:"concat,best-fit,none"`
 	// What best-fit and none do with a document of more than sequence_length + 1 tokens. `truncate`: the rest is left out.
 	// `split`: it becomes several documents. How many it concerns is reported.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lockstep/spmd/data"
 	"lockstep/spmd/data/tokenizer"
 )
 
@@ -79,8 +80,14 @@ func (l *loader) resolve() {
 		}
 	}
 	l.openTokenizer()
+	if d.Format == "chat" && l.config.Tokenizer != nil && l.usable("data.format", "data.chat_template") {
+		l.openTemplate()
+	}
 	if l.config.Tokenizer != nil && d.EOD < 0 {
 		d.EOD = int(l.config.Tokenizer.EOD())
+	}
+	if d.Format == "chat" && !l.set["data.packing"] {
+		d.Packing = "best-fit"
 	}
 	if d.Packing != "concat" {
 		d.ResetAttentionMask = d.ResetAttentionMask || !l.set["data.reset_attention_mask"]
@@ -102,6 +109,24 @@ func (l *loader) openTokenizer() {
 		}
 		l.config.Tokenizer = t
 	}
+}
+
+// openTemplate reads the chat template.
+func (l *loader) openTemplate() {
+	d := l.config.Data
+	dir := d.Tokenizer
+	if dir == "bytes" {
+		if dir = ""; d.ChatTemplate == "" {
+			l.problem("data.chat_template", `is missing, and data.tokenizer = "bytes" has none of its own`, "set it to the file of a Jinja template")
+			return
+		}
+	}
+	chat, err := data.NewChat(dir, d.ChatTemplate, l.config.Tokenizer)
+	if err != nil {
+		l.problem("data.chat_template", err.Error(), "correct the template, or name the file of another one")
+		return
+	}
+	l.config.Chat = chat
 }
 
 // note adds what the user should know and what is no mistake.

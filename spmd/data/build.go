@@ -52,7 +52,7 @@ type Progress struct {
 // is killed it can be called again with the same options: it goes on where it was and writes the same bytes. A pair that
 // is there already and is not this one is an error.
 func Build(ctx context.Context, o BuildOptions) (Progress, error) {
-	b, err := o.builder()
+	b, err := o.builder(nil)
 	if err != nil {
 		return Progress{}, err
 	}
@@ -65,7 +65,7 @@ func Build(ctx context.Context, o BuildOptions) (Progress, error) {
 	return Progress{Bytes: b.total, Total: b.total, Documents: record.Documents, Tokens: record.Tokens}, err
 }
 
-// An encoder makes the tokens of a record. It is used by one goroutine at a time.
+// An encoder makes the tokens of a record. It is safe for concurrent use.
 type encoder func(record []byte) (document, error)
 
 // A builder writes one store.
@@ -73,7 +73,7 @@ type builder struct {
 	in       input
 	pieces   []piece
 	total    int64 // bytes of the input
-	encoder  func() encoder
+	encode   encoder
 	tokens   tokenType
 	prefix   string
 	key      string
@@ -81,8 +81,8 @@ type builder struct {
 	progress func(Progress)
 }
 
-// builder finds the files of o.
-func (o BuildOptions) builder() (*builder, error) {
+// builder finds the files of o. chat makes the tokens of format chat; it is nil for the others.
+func (o BuildOptions) builder(chat *Chat) (*builder, error) {
 	paths, err := findFiles(o.Paths, o.Exclude, o.Goroot)
 	if err != nil {
 		return nil, err
@@ -92,23 +92,26 @@ func (o BuildOptions) builder() (*builder, error) {
 		return nil, err
 	}
 	recordText := textOf(o.Format, o.TextKey)
-	return newBuilder(in, paths, builder{
-		encoder: func() encoder {
-			return func(record []byte) (document, error) {
-				text, err := recordText(record)
-				if err != nil {
-					return nil, err
-				}
-				tokens := o.Tokenizer.EncodeSpecial(nil, text)
-				if o.EOD >= 0 && (len(tokens) == 0 || tokens[len(tokens)-1] != o.EOD) { // some tokenizers end a text themselves
-					tokens = append(tokens, o.EOD)
-				}
-				return tokens, nil
+	b := builder{
+		encode: func(record []byte) (document, error) {
+			text, err := recordText(record)
+			if err != nil {
+				return nil, err
 			}
+			tokens := o.Tokenizer.EncodeSpecial(nil, text)
+			if o.EOD >= 0 && (len(tokens) == 0 || tokens[len(tokens)-1] != o.EOD) { // some tokenizers end a text themselves
+				tokens = append(tokens, o.EOD)
+			}
+			return tokens, nil
 		},
 		tokens: tokenTypeFor(o.Tokenizer.VocabSize()), prefix: o.Prefix, workers: o.Workers, progress: o.Progress,
 		key: fmt.Sprintf("%s\x00%s\x00%s\x00%d", o.Format, o.TextKey, o.Tokenizer.Fingerprint(), o.EOD),
-	})
+	}
+	if chat != nil {
+		b.encode, b.key = chat.encode, fmt.Sprintf("chat\x00%s\x00%s", chat.key, o.Tokenizer.Fingerprint())
+		b.tokens = int32Tokens // signed: complements stand for tokens that are not predicted
+	}
+	return newBuilder(in, paths, b)
 }
 
 // newInput returns the input of a format that holds text.
@@ -202,12 +205,11 @@ func (b *builder) tokenize(ctx context.Context, s *store) error {
 	defer workers.Wait()
 	defer cancel()
 	results := make(chan chan tokenized, b.workers)
-	jobs := make(chan func(encoder))
+	jobs := make(chan func())
 	for range b.workers {
 		workers.Go(func() {
-			encode := b.encoder()
 			for job := range jobs {
-				job(encode)
+				job()
 			}
 		})
 	}
@@ -233,7 +235,7 @@ func (b *builder) tokenize(ctx context.Context, s *store) error {
 }
 
 // dispatch hands the pieces to the workers and the places of their results to the writer, until ctx ends.
-func (b *builder) dispatch(ctx context.Context, first int, jobs chan<- func(encoder), results chan<- chan tokenized) {
+func (b *builder) dispatch(ctx context.Context, first int, jobs chan<- func(), results chan<- chan tokenized) {
 	defer close(results)
 	defer close(jobs)
 	for _, p := range b.pieces[first:] {
@@ -244,10 +246,10 @@ func (b *builder) dispatch(ctx context.Context, first int, jobs chan<- func(enco
 			return
 		}
 		// A place that was handed out gets its result in any case.
-		jobs <- func(encode encoder) {
+		jobs <- func() {
 			var t tokenized
 			if t.err = context.Cause(ctx); t.err == nil {
-				t.documents, t.err = b.piece(p, encode)
+				t.documents, t.err = b.piece(p)
 			}
 			result <- t
 		}
@@ -255,10 +257,10 @@ func (b *builder) dispatch(ctx context.Context, first int, jobs chan<- func(enco
 }
 
 // piece tokenizes one piece.
-func (b *builder) piece(p piece, encode encoder) ([]document, error) {
+func (b *builder) piece(p piece) ([]document, error) {
 	var documents []document
 	err := b.in.read(p, func(record []byte) error {
-		d, err := encode(record)
+		d, err := b.encode(record)
 		if err == nil {
 			documents = append(documents, d)
 		}

@@ -137,7 +137,7 @@ func TestFormatsGiveTheSamePair(t *testing.T) {
 		if err != nil || p.Documents != 4 {
 			t.Fatalf("%s: %+v, %v", c.path, p, err)
 		}
-		b, err := o.builder()
+		b, err := o.builder(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

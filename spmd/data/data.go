@@ -68,6 +68,8 @@ type Options struct {
 	TextKey string
 	// Tokenizer makes the tokens of text; nil is the byte tokenizer. It is not used for megatron.
 	Tokenizer tokenizer.Tokenizer
+	// Chat turns conversations into tokens.
+	Chat *Chat
 	// EOD is the end-of-document token that follows each document of text, JSON lines and Parquet, and tells documents apart
 	// when they are joined; -1 for none. In megatron files the documents carry theirs.
 	EOD int32

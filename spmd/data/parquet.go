@@ -1,6 +1,7 @@
 package data
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,9 @@ type parquetInput struct {
 	paths  []string
 	column string
 }
+
+// minCompressed is the least that a piece of a Parquet file takes in it; text does not shrink to less.
+const minCompressed = pieceBytes / 4096
 
 // A parquetFile is an open Parquet file.
 type parquetFile struct {
@@ -38,6 +42,9 @@ func openParquet(path string) (f parquetFile, err error) {
 	if err != nil {
 		return f, err
 	}
+	if err := checkFooter(file, info.Size()); err != nil {
+		return f, fmt.Errorf("%s is no Parquet file, or damaged: %w", path, err)
+	}
 	err = guardParquet(path, func() error {
 		opened, err := parquet.OpenFile(file, info.Size(), parquet.SkipBloomFilters(true), parquet.SkipPageIndex(true))
 		if err != nil {
@@ -47,6 +54,25 @@ func openParquet(path string) (f parquetFile, err error) {
 		return nil
 	})
 	return f, err
+}
+
+// checkFooter checks the end of a file, by which the library allocates memory: the length of the footer and "PAR1".
+func checkFooter(file io.ReaderAt, size int64) error {
+	const tail = 8
+	var end [tail]byte
+	if size < tail {
+		return errors.New("it is too short")
+	}
+	if _, err := file.ReadAt(end[:], size-tail); err != nil {
+		return err
+	}
+	if string(end[4:]) != "PAR1" {
+		return fmt.Errorf("it ends with %q, not with \"PAR1\"", end[4:])
+	}
+	if n := int64(binary.LittleEndian.Uint32(end[:])); n > size-tail {
+		return fmt.Errorf("byte %d: a footer of %d bytes does not fit", size-tail, n)
+	}
+	return nil
 }
 
 // guardParquet runs f, which reads a Parquet file, and turns a panic of the library into an error.
@@ -108,7 +134,8 @@ func (f parquetFile) pieces(i, column int) []piece {
 		if column >= 0 && column < len(group.Columns) {
 			size = group.Columns[column].MetaData.TotalUncompressedSize
 		}
-		parts := min(max(size/pieceBytes, 1), max(group.NumRows, 1))
+		// Neither number is to be trusted before the rows are read: a damaged file may not make an endless list.
+		parts := min(max(size/pieceBytes, 1), max(group.NumRows, 1), 1+f.Size()/minCompressed)
 		for k := range parts {
 			a, b := group.NumRows*k/parts, group.NumRows*(k+1)/parts
 			if a < b {
@@ -194,6 +221,9 @@ func readPage(page parquet.Page, n int64, record func([]byte) error) (int64, err
 		if errors.Is(err, io.EOF) {
 			return done, nil
 		}
+		if err == nil && k == 0 {
+			err = io.ErrNoProgress
+		}
 		if err != nil {
 			return done, err
 		}
@@ -209,6 +239,9 @@ func readRows(group parquet.RowGroup, first, n int64, record func([]byte) error)
 	for err == nil && n > 0 {
 		var k int
 		if k, err = rows.ReadRows(buffer); k == 0 {
+			if err == nil {
+				err = io.ErrNoProgress
+			}
 			continue
 		}
 		err = nil

@@ -82,14 +82,13 @@ func (b *builder) try() error {
 	if len(pieces) == 0 {
 		return errors.New("the files are empty")
 	}
-	encode := b.encoder()
 	done := errors.New("one is enough")
 	for i, p := range pieces {
 		if i > 0 && p.file == pieces[i-1].file {
 			continue
 		}
 		err := b.in.read(p, func(record []byte) error {
-			if _, err := encode(record); err != nil {
+			if _, err := b.encode(record); err != nil {
 				return err
 			}
 			return done
@@ -119,7 +118,10 @@ func (o Options) storeBuilder(p Part) (*builder, error) {
 		t = tokenizer.Bytes{}
 	}
 	b := BuildOptions{Format: o.Format, Paths: p.Paths, Exclude: o.Exclude, Goroot: o.Goroot, TextKey: o.TextKey, Tokenizer: t, EOD: o.EOD}
-	made, err := b.builder()
+	if o.Format == "chat" {
+		b.TextKey = "" // whole objects, and whole rows of Parquet
+	}
+	made, err := b.builder(o.Chat)
 	if err != nil {
 		return nil, err
 	}

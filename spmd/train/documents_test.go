@@ -85,3 +85,42 @@ func TestStepWithoutLabels(t *testing.T) {
 		}
 	}
 }
+
+// TestPackedDocumentsAreApart packs two conversations into one sample, of which only one has something to predict. Whatever the
+// other one says, before it or behind it, its loss and gradient keep their bits; where attention crosses, they do not.
+func TestPackedDocumentsAreApart(t *testing.T) {
+	dir := t.TempDir()
+	template := filepath.Join(dir, "template.jinja")
+	if err := os.WriteFile(template, []byte("{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const answered = `{"messages": [{"role": "user", "content": "two and two"}, {"role": "assistant", "content": "is four"}]}` + "\n"
+	first := func(lines string, overrides ...string) string {
+		path := filepath.Join(t.TempDir(), "talk.jsonl")
+		if err := os.WriteFile(path, []byte(lines), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		overrides = append([]string{"data.format=chat", "data.paths=" + path, "data.tokenizer=bytes", "data.chat_template=" + template, "data.sequence_length=40",
+			"data.validation_split=0", "data.validation_interval=0", "train.steps=1"}, overrides...)
+		s := runRanks(t, layoutText("llama", filepath.Join(t.TempDir(), "out"), 1), 1, 1, overrides...).steps[0]
+		if s.Tokens != 8 { // those of the answer, with the letter of the role
+			t.Errorf("%d tokens are predicted, want 8", s.Tokens)
+		}
+		return fmt.Sprintf("%x %x", s.Loss, s.GradNorm)
+	}
+	other := func(content string) string {
+		return fmt.Sprintf(`{"messages": [{"role": "user", "content": %q}]}`+"\n", content)
+	}
+	for what, talk := range map[string]func(string) string{
+		"before": func(content string) string { return other(content) + answered },
+		"behind": func(content string) string { return answered + other(content) },
+	} {
+		if a, b := first(talk("seven days")), first(talk("NINE WEEKS")); a != b {
+			t.Errorf("a document %s it changes loss and gradient from %s to %s", what, a, b)
+		}
+	}
+	const crossing = "data.reset_attention_mask=false"
+	if first(other("seven days")+answered, crossing) == first(other("NINE WEEKS")+answered, crossing) {
+		t.Error("without the mask the document before it does not matter either")
+	}
+}
