@@ -20,6 +20,9 @@ func (r *Root) join(rank int, m message) error {
 	self.state, self.address, self.local, self.facts = present, m.Address, m.Local, m.Facts
 	r.silence = max(r.silence, m.Silence)
 	if r.joined++; r.joined < len(r.members) {
+		if r.joined == 1 && r.failure == nil {
+			r.timer.Reset(r.o.Timeout)
+		}
 		return nil
 	}
 	r.timer.Stop()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -36,7 +37,8 @@ type RootOptions struct {
 	Ports   PortRange
 	// Supervised says that whoever runs the root watches the processes of its own ranks and calls Lost when one has ended.
 	Supervised bool
-	// Timeout is how long the ranks have to join; 0 means 60 seconds.
+	// Timeout is how long the ranks have to join once the first one has; 0 means 60 seconds. Before that, ranks may prepare
+	// for as long as they live.
 	Timeout time.Duration
 	// Log receives what the root decides and whom it refuses; nil means slog.Default().
 	Log *slog.Logger
@@ -129,7 +131,7 @@ func NewRoot(o RootOptions) (*Root, error) {
 	if err := r.door.listen(o.Listen, o.Outside, o.Ports); err != nil {
 		return nil, fmt.Errorf("starting the root of job %q: %w", o.Job, err)
 	}
-	r.timer = time.AfterFunc(o.Timeout, r.joinTimeout)
+	r.timer = time.AfterFunc(math.MaxInt64, r.joinTimeout) // until the first rank joins
 	r.door.start()
 	return r, nil
 }

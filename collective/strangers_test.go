@@ -279,6 +279,15 @@ func TestRanksMissing(t *testing.T) {
 	}
 }
 
+// TestRanksMayPrepare lets more than the time limit pass before any rank joins: the limit is for those that keep others waiting.
+func TestRanksMayPrepare(t *testing.T) {
+	j := newRoot(t, 2, within(20*time.Millisecond))
+	time.Sleep(100 * time.Millisecond)
+	if rank, cause, failed := j.root.FirstFailure(); failed {
+		t.Errorf("rank %d is taken for lost: %s", rank, cause)
+	}
+}
+
 func TestRankLostWhileJoining(t *testing.T) {
 	j := newRoot(t, 2)
 	time.AfterFunc(50*time.Millisecond, func() { j.root.Lost(1, "exit status 2") })

@@ -163,7 +163,8 @@ func alpaca(object *jinja.Dict) (conversation, error) {
 	}
 	var texts [3]string
 	for i, key := range []string{"instruction", "input", "output"} {
-		v, ok := object.Get(key)
+		v, _ := object.Get(key)
+		var ok bool
 		if texts[i], ok = v.(string); !ok && v != nil {
 			return c, fmt.Errorf("%q is no string", key)
 		}

@@ -191,15 +191,24 @@ func New(sources []Source, o Options) (*Dataset, error) {
 	for i, source := range sources {
 		p := &part{source: source, seed: o.Seed, number: i, shuffle: o.Shuffle, epoch: -1}
 		if err := p.cut(o, requests[i]); err != nil {
-			return nil, err
+			return nil, errors.Join(err, d.closeSamplers())
 		}
 		d.parts = append(d.parts, p)
 	}
 	var err error
 	if d.order, err = newOrder(o, d.parts); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.closeSamplers())
 	}
 	return d, nil
+}
+
+// closeSamplers closes what the parts hold beside their sources.
+func (d *Dataset) closeSamplers() error {
+	var err error
+	for _, p := range d.parts {
+		err = errors.Join(err, p.sampler.close())
+	}
+	return err
 }
 
 // Samples returns n, the number of samples in an epoch: those of all parts together.
@@ -345,9 +354,9 @@ func (d *Dataset) each(step, samples int, f func(*row) error) error {
 func (d *Dataset) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var err error
+	err := d.closeSamplers()
 	for _, p := range d.parts {
-		err = errors.Join(err, p.close())
+		err = errors.Join(err, p.source.Close())
 	}
 	if o, ok := d.order.(*megatronBlend); ok {
 		err = errors.Join(err, o.close())

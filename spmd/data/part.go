@@ -136,14 +136,6 @@ func (p *part) sample(j int64, r *row) error {
 	return p.sampler.sample(k, r)
 }
 
-func (p *part) close() error {
-	err := p.source.Close()
-	if p.sampler != nil {
-		err = errors.Join(p.sampler.close(), err)
-	}
-	return err
-}
-
 // concat cuts joined documents every s tokens.
 type concat struct {
 	source        Source
