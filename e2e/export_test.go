@@ -9,7 +9,7 @@ import (
 func TestExport(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
-	w.launch(2, "out").expect(0)
+	w.launch(2, "out", "optimizer.ema_decay=0.9").expect(0)
 	export := func(args ...string) { t.Helper(); w.spmd(append([]string{"export"}, args...)...).expect(0) }
 
 	// The last checkpoint is the trained model, whichever way it is named.
@@ -18,6 +18,8 @@ func TestExport(t *testing.T) {
 		export(source, name)
 		w.sameFiles("out/model", name)
 	}
+	export("out", "averaged", "--ema")
+	w.sameFiles("out/model-ema", "averaged")
 	// Through MindSpore's formats nothing is lost.
 	for _, options := range []string{"--format ckpt", "--format mindspore", "--format ckpt --names mindformers", "--format mindspore --names mindformers"} {
 		name := "through" + strings.ReplaceAll(options, " ", "")
@@ -48,6 +50,7 @@ func TestExport(t *testing.T) {
 		"out/model out/model":                "are the same",
 		"absent x":                           "give a checkpoint",
 		"text x":                             "checkpoint text",
+		"out/model x --ema":                  "has no average of the weights",
 		"out/model x --optimizer":            "has no optimizer state of this model; give a checkpoint",
 		"out thesis":                         "move it away",
 		"out x --tokenizer text":             "--tokenizer: ",

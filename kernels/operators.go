@@ -163,5 +163,6 @@ type Operators interface {
 	// shape. It changes nothing where clip says that the norm is not finite.
 	AdamW(s device.Stream, p, m, v, g, clip Tensor, o AdamWOptions)
 
+	OptimizerOperators
 	ExpertOperators
 }

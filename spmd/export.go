@@ -15,6 +15,7 @@ import (
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/mindspore"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/optim"
 )
 
 const exportUsage = `usage: spmd export SOURCE OUTPUT_DIR [options]
@@ -27,6 +28,7 @@ a model directory or, of a checkpoint of LoRA without --merge, an adapter as PEF
   --dtype T            float32, bfloat16 or float16 (as in the source)
   --names N            huggingface or mindformers: how MindSpore's formats call the weights (huggingface)
   --optimizer          write the optimizer's state too
+  --ema                the average of a checkpoint's weights (optimizer.ema_decay) in place of the weights
   --merge              add the LoRA adapter to the weights
   --base DIR           the model that an adapter or frozen weights belong to (what the source says)
   --max-shard-size S   huggingface: the most bytes of a file, such as 500MB (5GB)
@@ -36,7 +38,7 @@ a model directory or, of a checkpoint of LoRA without --merge, an adapter as PEF
 // exportOptions are the options of spmd export.
 type exportOptions struct {
 	source, output, format, dtype, names, shard, tokenizer, base string
-	optimizer, merge                                             bool
+	optimizer, merge, ema                                        bool
 
 	shardBytes int
 }
@@ -56,6 +58,7 @@ func (p *program) parseExport(args []string) (o exportOptions, err error) {
 	flags.StringVar(&o.dtype, "dtype", "", "")
 	flags.StringVar(&o.names, "names", "huggingface", "")
 	flags.BoolVar(&o.optimizer, "optimizer", false, "")
+	flags.BoolVar(&o.ema, "ema", false, "")
 	flags.StringVar(&o.shard, "max-shard-size", "5GB", "")
 	flags.BoolVar(&o.merge, "merge", false, "")
 	flags.StringVar(&o.base, "base", "", "")
@@ -131,7 +134,7 @@ func (p *program) export(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	source, err := p.openSource(o.source, o.base, o.merge)
+	source, err := p.openSource(o)
 	if err != nil {
 		return &usageError{err.Error()}
 	}
@@ -208,6 +211,9 @@ func (s *exportSource) model(o exportOptions) (checkpoint.Model, error) {
 	}
 	if s.moments == nil || s.adapter != nil {
 		return m, fmt.Errorf("%s has no optimizer state of this model; give a checkpoint of a run that trained it, or leave --optimizer out", s.what)
+	}
+	if o.names == "mindformers" && s.moments[optim.ColumnPrefix] != nil {
+		return m, errors.New("--names mindformers fuses matrices, and the state of Adafactor does not follow; use --names huggingface")
 	}
 	for prefix, moment := range s.moments {
 		if moment, err = rename(moment); err != nil {

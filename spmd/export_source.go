@@ -16,6 +16,7 @@ import (
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
+	"lockstep/spmd/optim"
 	"lockstep/spmd/train"
 )
 
@@ -34,13 +35,16 @@ type exportSource struct {
 	base   string
 	merge  bool
 
+	average bool // the average of a checkpoint's weights is wanted
+
 	closers []io.Closer
 }
 
-// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter. base is the model that an adapter, or
-// a checkpoint of a part of a model, belongs to; "" leaves it to what the source says. It is opened where it is needed, for an
-// adapter only to merge it.
-func (p *program) openSource(path, base string, merge bool) (*exportSource, error) {
+// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter. --base is the model that an adapter,
+// or a checkpoint of a part of a model, belongs to; "" leaves it to what the source says. It is opened where it is needed, for
+// an adapter only to merge it.
+func (p *program) openSource(o exportOptions) (*exportSource, error) {
+	path := o.source
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; give a checkpoint, the output directory of a run, or a model directory", err)
@@ -52,7 +56,7 @@ func (p *program) openSource(path, base string, merge bool) (*exportSource, erro
 		}
 		path = filepath.Join(filepath.Dir(path), strings.TrimSpace(string(name)))
 	}
-	s := &exportSource{base: base, merge: merge}
+	s := &exportSource{base: o.base, merge: o.merge, average: o.ema}
 	log := slog.New(newConsoleHandler(p.stderr))
 	switch found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; {
 	case found("config.json"):
@@ -67,6 +71,9 @@ func (p *program) openSource(path, base string, merge bool) (*exportSource, erro
 		err = s.openCheckpoint(filepath.Dir(path), checkpoint.OpenReadOnly(path, log).Newest)
 	default:
 		err = s.openCheckpoint(filepath.Dir(filepath.Dir(path)), func() (*checkpoint.Loaded, error) { return checkpoint.LoadDir(path) })
+	}
+	if err == nil && s.average && s.loaded == nil {
+		err = s.noAverage()
 	}
 	if err == nil {
 		err = s.check()
@@ -118,10 +125,22 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 	if s.config, err = train.Architecture(s.loaded.Record); err != nil {
 		return err
 	}
-	weights := s.loaded.Part(train.WeightPrefix)
+	prefix := train.WeightPrefix
+	if s.average {
+		prefix = train.AveragePrefix
+	}
+	weights := s.loaded.Part(prefix)
+	if len(weights.Names()) == 0 {
+		return s.noAverage()
+	}
+	if s.average {
+		s.what += ", averaged"
+	}
 	s.moments = map[string]*checkpoint.Weights{}
-	for _, prefix := range train.MomentPrefixes() {
-		s.moments[prefix] = s.loaded.Part(prefix)
+	for _, prefix := range optim.StatePrefixes() {
+		if part := s.loaded.Part(prefix); len(part.Names()) > 0 {
+			s.moments[prefix] = part
+		}
 	}
 	adapter, isAdapter, err := train.Adapter(s.loaded.Record)
 	switch {
@@ -140,6 +159,11 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 	}
 	s.weights = weights
 	return nil
+}
+
+// noAverage says that the source has no average of its weights.
+func (s *exportSource) noAverage() error {
+	return fmt.Errorf("%s has no average of the weights; give a checkpoint of a run with optimizer.ema_decay, or leave --ema out", s.what)
 }
 
 // runSettings are keys of a run's config.resolved.toml.

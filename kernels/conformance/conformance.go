@@ -27,6 +27,8 @@ func Run(t *testing.T, open Open) {
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SumHeads", testSumHeads}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
 		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
+		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
+		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute}, {"ExpertSwiGLU", testExpertSwiGLU},
 		{"GroupedMatMul", testGroupedMatMul},

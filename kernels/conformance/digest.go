@@ -30,6 +30,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestFused(add)
 	s.digestBFloat16(add)
 	s.digestExperts(add)
+	s.digestUpdates(add)
 	return sums
 }
 

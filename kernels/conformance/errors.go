@@ -130,6 +130,30 @@ func testOperandErrors(s *suite) {
 		}},
 		{"AdamW", "m", func(o kernels.Operators, st device.Stream) { o.AdamW(st, c, f(5), f(6), f(6), wide(3), adamw) }},
 		{"AdamW", "v", func(o kernels.Operators, st device.Stream) { o.AdamW(st, c, f(6), c, f(6), wide(3), adamw) }},
+		{"Lerp", "x", func(o kernels.Operators, st device.Stream) { o.Lerp(st, x, x, 1) }},
+		{"AddScaled", "b", func(o kernels.Operators, st device.Stream) { o.AddScaled(st, x, y, f(4, 7), 1, 1) }},
+		{"Normalize", "sums", func(o kernels.Operators, st device.Stream) { o.Normalize(st, x, y, wide(2), 1) }},
+		{"SumSquares", "rows", func(o kernels.Operators, st device.Stream) { o.SumSquares(st, f(5), f(6), x, false) }},
+		{"SumSquares", "columns", func(o kernels.Operators, st device.Stream) { o.SumSquares(st, f(4), f(4), x, false) }},
+		{"ApplyUpdate", "size", func(o kernels.Operators, st device.Stream) { o.ApplyUpdate(st, x, y, wide(2), wide(3), 1, 1) }},
+		{"MuonMomentum", "m", func(o kernels.Operators, st device.Stream) {
+			o.MuonMomentum(st, x, f(4, 5), y, wide(3), kernels.MuonOptions{})
+		}},
+		{"AdafactorMoments", "both or none", func(o kernels.Operators, st device.Stream) {
+			o.AdafactorMoments(st, c, f(4), wide(1), f(6), kernels.Tensor{}, wide(3), 1, 1)
+		}},
+		{"AdafactorMoments", "columns", func(o kernels.Operators, st device.Stream) {
+			o.AdafactorMoments(st, c, f(4), wide(1), f(6), f(5), wide(3), 1, 1)
+		}},
+		{"AdafactorScale", "column", func(o kernels.Operators, st device.Stream) {
+			o.AdafactorScale(st, x, y, f(4), f(4), wide(1), wide(3), 1)
+		}},
+		{"AdafactorSize", "step", func(o kernels.Operators, st device.Stream) {
+			o.AdafactorSize(st, wide(1), wide(1), wide(1), 6, kernels.AdafactorOptions{})
+		}},
+		{"AdafactorSize", "updates", func(o kernels.Operators, st device.Stream) {
+			o.AdafactorSize(st, wide(1), wide(1), wide(2), 6, kernels.AdafactorOptions{Step: 1})
+		}},
 	}
 	for _, test := range tests {
 		if err := s.s.Synchronize(); err != nil {

@@ -68,6 +68,9 @@ func TestGenericDigest(t *testing.T) {
 
 		"Route":   "f5cc9095cbc0383f",
 		"Experts": "58966024395fb51d",
+
+		"Muon":      "4fb4759a1426c233",
+		"Adafactor": "9e69d0571d46ac32",
 	}
 	got := conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, "generic", 1) })
 	for name := range got {

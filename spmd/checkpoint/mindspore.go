@@ -19,8 +19,10 @@ const (
 	mindSporeFormat = "ms"
 )
 
-// mindSporeState pairs the prefixes of a run's state with those of MindSpore's AdamW. MindSpore's weights have none.
-var mindSporeState = []struct{ ours, theirs string }{{"exp_avg/", "adam_m."}, {"exp_avg_sq/", "adam_v."}, {"weight/", ""}}
+// mindSporeState pairs the prefixes of a run's state with those of MindSpore's AdamW, Momentum and AdaFactor, and that of the
+// average of the weights, which MindSpore has no name for. MindSpore's weights have none.
+var mindSporeState = []struct{ ours, theirs string }{{"exp_avg/", "adam_m."}, {"exp_avg_sq/", "adam_v."}, {"momentum_buffer/", "moments."},
+	{"row_var/", "exp_avg_sq_row."}, {"col_var/", "exp_avg_sq_col."}, {"variance/", "exp_avg_sq."}, {"ema/", "ema."}, {"weight/", ""}}
 
 // mindSporeName returns MindSpore's name for a tensor of a run's state.
 func mindSporeName(name string) string {
@@ -77,7 +79,7 @@ func (w *Weights) openMindSpore() error {
 }
 
 // mindSporeExtras are the prefixes of what MindSpore's optimizers keep beside the parameters.
-var mindSporeExtras = []string{"adam_m.", "adam_v.", "exp_avg.", "exp_avg_sq.", "moment1.", "moment2.", "moments.", "accu_grads."}
+var mindSporeExtras = []string{"adam_m.", "adam_v.", "exp_avg.", "exp_avg_sq.", "exp_avg_sq_row.", "exp_avg_sq_col.", "ema.", "moment1.", "moment2.", "moments.", "accu_grads."}
 
 // translate leaves out what is not a weight in the files of MindSpore, and makes the names of MindSpore Transformers those of
 // Hugging Face. Weights of other origin stay as they are.

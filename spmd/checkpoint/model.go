@@ -36,8 +36,8 @@ type Model struct {
 	Config []byte
 	// Tensors are the weights, in any order.
 	Tensors []safetensors.Tensor
-	// Optimizer is the optimizer's state, if it is wanted, with the names of a run's state: "exp_avg/" or "exp_avg_sq/" and
-	// the parameter's. MindSpore's formats have it in the file of the weights, with MindSpore's names; Hugging Face's in
+	// Optimizer is the optimizer's state, if it is wanted, with the names of a run's state: a prefix such as "exp_avg/" and the
+	// parameter's. MindSpore's formats have it in the file of the weights, with MindSpore's names; Hugging Face's in
 	// optimizer.safetensors.
 	Optimizer []safetensors.Tensor
 	// Files are further files by name, such as tokenizer.json and generation_config.json.

@@ -12,6 +12,7 @@ func (l *loader) checkValues(world int) {
 	l.checkBatch(ranks)
 	l.checkLanes(ranks)
 	l.checkSteps()
+	l.checkOptimizer()
 	l.checkSchedule()
 	l.checkValidation()
 	l.checkDocuments()

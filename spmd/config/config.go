@@ -213,16 +213,43 @@ type LoRA struct {
 
 // Optimizer is section [optimizer].
 type Optimizer struct {
-	// `adamw`: AdamW as in PyTorch; weight decay on parameters of two or more dimensions only.
-	Type string `toml:"type" values:"adamw"`
-	// Peak learning rate.
+	// `adamw`: AdamW as in PyTorch. `muon`: the matrices of hidden layers by Muon as in PyTorch, each Hugging Face tensor for
+	// itself, its Newton-Schulz iteration in float32; embedding, head, norms and biases by AdamW.
+	// `adafactor`: Adafactor as in PyTorch, whose state is one number per row and per column of a matrix.
+	Type string `toml:"type" values:"adamw,muon,adafactor"`
+	// Peak learning rate. muon: that of the matrices, before adjust_lr_fn. adafactor: an upper bound on 1/sqrt(step), the size of
+	// a step relative to the root mean square of a weight.
 	LR float64 `toml:"lr" required:"to train" range:"[0,)"`
-	// Decay rates of the mean and of the mean square of the gradients.
+	// adamw, muon: decay rates of the mean and of the mean square of the gradients in AdamW.
 	Betas [2]float64 `toml:"betas" range:"[0,1)"`
-	// Added to the root of the mean square in the denominator.
+	// adamw, muon: added to the root of the mean square in AdamW's denominator.
 	Eps float64 `toml:"eps" range:"(0,)"`
-	// Decoupled weight decay: each step multiplies the weights by 1 - lr*weight_decay.
+	// Decoupled weight decay, on parameters of two or more dimensions only: each step multiplies them by 1 - lr*weight_decay.
 	WeightDecay float64 `toml:"weight_decay" range:"[0,)"`
+	// muon: decay rate of the mean of the gradients.
+	Momentum float64 `toml:"momentum" range:"[0,1)"`
+	// muon: look one step ahead, with the gradient on its way to the mean.
+	Nesterov bool `toml:"nesterov"`
+	// muon: Newton-Schulz iterations that make an update nearly orthogonal.
+	NSSteps int `toml:"ns_steps" range:"[1,99]"`
+	// muon: what multiplies the learning rate of a matrix of R rows and C columns. `original`: `sqrt(max(1, R/C))`.
+	// `match_rms_adamw`: `0.2*sqrt(max(R, C))`, so that learning rates and weight decay for AdamW fit Muon.
+	// `spectral_unclamped`: `sqrt(R/C)`.
+	AdjustLRFn string `toml:"adjust_lr_fn" values:"original,match_rms_adamw,spectral_unclamped"`
+	// muon: peak learning rate of what is left to AdamW; it follows [lr_schedule] as lr does. Default: lr with match_rms_adamw,
+	// else required.
+	AdamWLR float64 `toml:"adamw_lr" range:"[0,)"`
+	// adafactor: the second moments move by `step^beta2_decay` towards those of a step.
+	Beta2Decay float64 `toml:"beta2_decay" range:"(,0]"`
+	// adafactor: updates are scaled down to this root mean square where they exceed it; PyTorch's d.
+	ClipThreshold float64 `toml:"clip_threshold" range:"[1,)"`
+	// adafactor: the least root of a second moment, and the least root mean square of a weight that a step is relative to.
+	AdafactorEps [2]float64 `toml:"adafactor_eps" range:"(0,)"`
+	// Keep an exponential moving average of the weights, of which each step replaces the part 1 - ema_decay; it is written as
+	// output_dir/model-ema beside model. 0: none.
+	EMADecay float64 `toml:"ema_decay" range:"[0,1)"`
+	// Validate the averaged weights in place of those of the last step.
+	EMAValidation bool `toml:"ema_validation"`
 }
 
 // LRSchedule is section [lr_schedule].
@@ -305,7 +332,7 @@ type Checkpoint struct {
 	Interval int `toml:"interval" range:"[0,)"`
 	// Newest checkpoints that are kept; older ones are deleted.
 	Keep int `toml:"keep" range:"[1,)"`
-	// File format of the saved state. `ckpt`: MindSpore's, with the names of its AdamW for the optimizer's state. A run goes on
+	// File format of the saved state. `ckpt`: MindSpore's, with the names of its optimizers for the optimizer's state. A run goes on
 	// from either.
 	Format string `toml:"format" values:"safetensors,ckpt"`
 	// Write while the next steps run.
@@ -349,12 +376,14 @@ type Collective struct {
 // Default returns the configuration of an empty file. Keys that have no default are zero.
 func Default() *Config {
 	return &Config{
-		Run:        Run{Mode: "pretrain", Seed: 42, Deterministic: "layout", GradientLanes: 8},
-		Model:      Model{Init: "auto"},
-		Data:       Data{Format: "text", TextKey: "text", Packing: "concat", Overlong: "truncate", Shuffle: true, Order: "lockstep", EOD: -1},
-		Train:      Train{MicroBatchSize: 1, ClipGradNorm: 1, DType: "float32"},
-		LoRA:       LoRA{Alpha: 16, TargetModules: []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, BaseDType: "float32"},
-		Optimizer:  Optimizer{Type: "adamw", Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, WeightDecay: 0.1},
+		Run:   Run{Mode: "pretrain", Seed: 42, Deterministic: "layout", GradientLanes: 8},
+		Model: Model{Init: "auto"},
+		Data:  Data{Format: "text", TextKey: "text", Packing: "concat", Overlong: "truncate", Shuffle: true, Order: "lockstep", EOD: -1},
+		Train: Train{MicroBatchSize: 1, ClipGradNorm: 1, DType: "float32"},
+		LoRA:  LoRA{Alpha: 16, TargetModules: []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, BaseDType: "float32"},
+		Optimizer: Optimizer{Type: "adamw", Betas: [2]float64{0.9, 0.95}, Eps: 1e-8, WeightDecay: 0.1,
+			Momentum: 0.95, Nesterov: true, NSSteps: 5, AdjustLRFn: "original",
+			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
 		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, PipelineSchedule: "1f1b", VirtualStages: 1},
 		Recompute:  Recompute{Mode: "none"},

@@ -82,6 +82,12 @@ func count(list []*Parameter) int {
 	return n
 }
 
+// IsHiddenMatrix reports whether p is a trained matrix that is neither the embedding's table nor the head's.
+func (m *Model) IsHiddenMatrix(p *Parameter) bool {
+	output := m.Layers[len(m.Layers)-1].(*head).output.weight
+	return len(p.Shape) == 2 && !p.Untrained && p != m.tables[0].Parameters[0] && p != output.Parameters[0]
+}
+
 // WeightElements returns the size of the flat buffer of trained weights, in elements; optimizer states have the same layout.
 func (m *Model) WeightElements() int { return m.layout.weights }
 

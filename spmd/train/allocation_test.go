@@ -33,7 +33,10 @@ func TestStepAllocatesNothing(t *testing.T) {
 		tied      bool
 		recompute string
 		family    string
-	}{{1, true, "none", "qwen3"}, {2, false, "selective", "qwen3"}, {2, true, "full", "qwen3"}, {2, false, "none", "deepseek_v3"}, {1, true, "full", "qwen3_moe"}} {
+		optimizer string
+	}{{1, true, "none", "qwen3", "adamw"}, {2, false, "selective", "qwen3", "adamw"}, {2, true, "full", "qwen3", "muon"},
+		{2, false, "none", "deepseek_v3", "adafactor"}, {1, true, "full", "qwen3_moe", "muon"}} {
+		more := map[string][]string{"muon": {"optimizer.adjust_lr_fn=match_rms_adamw", "optimizer.ema_decay=0.9"}}[c.optimizer]
 		trainer := benchTrainer(t, `model_type = "`+c.family+`"
 hidden_size = 32
 intermediate_size = 64
@@ -41,8 +44,8 @@ num_hidden_layers = 2
 num_attention_heads = 4
 num_key_value_heads = `+map[string]string{"qwen3": "2", "qwen3_moe": "2", "deepseek_v3": "4"}[c.family]+`
 head_dim = 8
-tie_word_embeddings = `+fmt.Sprint(c.tied)+expertKeys[c.family], 2, 16, c.threads, "recompute.mode="+c.recompute,
-			"data.eod=5", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true")
+tie_word_embeddings = `+fmt.Sprint(c.tied)+expertKeys[c.family], 2, 16, c.threads, append(more, "optimizer.type="+c.optimizer,
+			"recompute.mode="+c.recompute, "data.eod=5", "data.reset_attention_mask=true", "data.reset_position_ids=true", "data.eod_mask_loss=true")...)
 		next := 0
 		step := func() {
 			if _, _, err := trainer.step(next, false); err != nil {

@@ -11,29 +11,35 @@ import (
 	"lockstep/spmd/model"
 )
 
-// modelDir is where the trained model goes, or the adapters of LoRA. known is a file by which the directory is known.
-func (t *Trainer) modelDir() (dir, known string) {
-	if t.Config.LoRA.Rank > 0 {
-		return filepath.Join(t.Config.Run.OutputDir, "adapter"), "adapter_config.json"
-	}
-	return filepath.Join(t.Config.Run.OutputDir, "model"), "config.json"
-}
-
-// export writes the trained model as a Hugging Face directory, or the adapters as a PEFT directory, on rank 0; all ranks return
-// when it is there. A model that is there already is replaced only where the weights are new.
+// export writes the trained model as a Hugging Face directory, or the adapters as a PEFT directory, on rank 0, and likewise the
+// averaged weights if there is an average; all ranks return when they are there.
 func (t *Trainer) export(ctx context.Context, trained bool) error {
-	dir, known := t.modelDir()
-	if t.Mesh.Rank == 0 && (trained || !exists(filepath.Join(dir, known))) {
-		write := t.writeModel
-		if t.Config.LoRA.Rank > 0 {
-			write = t.writeAdapter
-		}
-		if err := write(dir); err != nil {
-			return fmt.Errorf("writing the trained model: %w", err)
-		}
-		t.Log.Info("the trained model is written", "to", dir)
+	err := t.exportWeights("", trained)
+	if err == nil && t.placed.average != nil {
+		err = t.onAverage(func() error { return t.exportWeights("-ema", trained) })
+	}
+	if err != nil {
+		return fmt.Errorf("writing the trained model: %w", err)
 	}
 	return t.data.Barrier(context.WithoutCancel(ctx))
+}
+
+// exportWeights writes the weights that the model is bound to, into the directory model or adapter with a suffix. What is there
+// already is replaced only where the weights are new.
+func (t *Trainer) exportWeights(suffix string, trained bool) error {
+	name, known, write := "model", "config.json", t.writeModel
+	if t.Config.LoRA.Rank > 0 {
+		name, known, write = "adapter", "adapter_config.json", t.writeAdapter
+	}
+	dir := filepath.Join(t.Config.Run.OutputDir, name+suffix)
+	if t.Mesh.Rank != 0 || !trained && exists(filepath.Join(dir, known)) {
+		return nil
+	}
+	if err := write(dir); err != nil {
+		return err
+	}
+	t.Log.Info("the trained model is written", "to", dir)
+	return nil
 }
 
 // tensors lists parameters to be written.

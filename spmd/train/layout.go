@@ -28,6 +28,8 @@ type Layout struct {
 	MicroBatches, MyMicroBatches int
 	// Lanes is the number of gradient lanes, 1 per rank where the order of the sum may depend on the layout.
 	Lanes int
+	// Unit is what of a parameter the optimizer updates at once.
+	Unit optim.Unit
 	// Memory is what the rank allocates.
 	Memory Memory
 
@@ -108,7 +110,8 @@ type arenas struct{ fixed, gradients, saved, scratch *kernels.Arena }
 type placed struct {
 	weights   kernels.Tensor // [WeightElements]
 	frozen    kernels.Tensor // [FrozenBytes] Uint8
-	optimizer *optim.AdamW
+	optimizer optim.Optimizer
+	average   *optim.Average   // of the weights, nil where there is none
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
 	gradients *model.Gradients // the first buffer's
 	report    kernels.Tensor   // [data ranks, reportWidth] Float64
@@ -122,15 +125,17 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	p := &placed{}
 	c := l.Config
 	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
-	p.optimizer = optim.NewAdamW(l.Model, p.weights, optim.Options{Beta1: c.Optimizer.Betas[0], Beta2: c.Optimizer.Betas[1], Eps: c.Optimizer.Eps,
-		WeightDecay: c.Optimizer.WeightDecay, ClipGradNorm: c.Train.ClipGradNorm}, a.fixed)
+	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
+	p.optimizer = optim.New(l.Model, p.weights, c.OptimizerOptions(), a.fixed, a.scratch)
+	if c.Optimizer.EMADecay > 0 && c.Run.Mode != "evaluate" {
+		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
+	}
 	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.reportWidth())
 	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
 	p.buffers = []kernels.Tensor{sum}
 	for range l.buffers - 1 {
 		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
 	}
-	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
 	delayed := a.scratch
 	if l.report.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
 		delayed = a.saved
@@ -164,13 +169,16 @@ func (l *Layout) measure(k kernels.Device) error {
 		return err
 	}
 	weights := p.weights.Bytes() + p.frozen.Bytes()
+	l.Unit = p.optimizer.Unit()
 	l.Memory = Memory{
 		Weights: weights, Optimizer: a.fixed.Bytes() - weights,
 		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
 		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
 	}
 	if c := l.Config; l.Mesh.Rank == 0 && c.Run.Mode != "evaluate" && c.Checkpoint.Async && c.Checkpoint.Interval > 0 {
-		l.Memory.Snapshot = len(prefixes) * p.weights.Bytes()
+		for _, t := range l.state(p) {
+			l.Memory.Snapshot += t.Value.Bytes()
+		}
 	}
 	return nil
 }
@@ -217,6 +225,13 @@ func (l *Layout) Describe(w io.Writer) {
 	}
 	if text := describeDocuments(c.Data); text != "" {
 		line("documents", "%s", text)
+	}
+	if c.Run.Mode != "evaluate" {
+		average := ""
+		if c.Optimizer.EMADecay > 0 {
+			average = fmt.Sprintf(", and an average of the weights with decay %v", c.Optimizer.EMADecay)
+		}
+		line("optimizer", "%s, %v by %v%s", c.Optimizer.Type, l.Unit, l.Unit, average)
 	}
 	promise := map[string]string{
 		"layout": fmt.Sprintf("the same bits on up to %d data ranks, with any number of threads", l.Lanes),

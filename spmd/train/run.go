@@ -80,8 +80,17 @@ func (t *Trainer) finish(ctx context.Context) error {
 	return t.export(ctx, true)
 }
 
-// validate computes the mean loss over the label tokens of the validation batches, in micro batches that the data ranks share.
+// validate computes the loss of the validation data, of the averaged weights where the configuration says so.
 func (t *Trainer) validate(step int) error {
+	if t.placed.average != nil && t.Config.Optimizer.EMAValidation {
+		return t.onAverage(func() error { return t.validateWeights(step) })
+	}
+	return t.validateWeights(step)
+}
+
+// validateWeights computes the mean loss over the label tokens of the validation batches, in micro batches that the data ranks
+// share.
+func (t *Trainer) validateWeights(step int) error {
 	batches := max(1, int(t.validation.Samples())/t.Config.Train.GlobalBatchSize)
 	if limit := t.Config.Data.ValidationBatches; limit > 0 {
 		batches = min(batches, limit)

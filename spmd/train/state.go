@@ -19,26 +19,31 @@ import (
 	"lockstep/spmd/checkpoint/safetensors"
 	"lockstep/spmd/config"
 	"lockstep/spmd/model"
+	"lockstep/spmd/optim"
 )
 
-// The state of a run is the weights and the optimizer's two moments, each a flat buffer; a checkpoint holds them parameter
-// by parameter under these prefixes and the Hugging Face name.
-func (t *Trainer) state() map[string]kernels.Tensor {
-	return map[string]kernels.Tensor{
-		WeightPrefix:  t.placed.weights,
-		"exp_avg/":    t.placed.optimizer.FirstMoment,
-		"exp_avg_sq/": t.placed.optimizer.SecondMoment,
+// state lists the tensors of a run's state: the weights, the optimizer's state, and the average of the weights if there is one,
+// parameter by parameter under a prefix and the Hugging Face name.
+func (l *Layout) state(p *placed) (list []optim.StateTensor) {
+	list = l.named(WeightPrefix, p.weights)
+	list = append(list, p.optimizer.State()...)
+	if p.average != nil {
+		list = append(list, l.named(AveragePrefix, p.average.Weights)...)
 	}
+	return list
 }
 
-// WeightPrefix is the prefix of the weights; MomentPrefixes are those of the optimizer's state.
-const WeightPrefix = "weight/"
+// named lists the parameters in a flat buffer of the weights' layout.
+func (l *Layout) named(prefix string, flat kernels.Tensor) (list []optim.StateTensor) {
+	for _, p := range l.Model.Parameters {
+		list = append(list, optim.StateTensor{Name: prefix + p.Name, Value: l.Model.Slice(flat, p)})
+	}
+	return list
+}
 
-// MomentPrefixes returns the prefixes of AdamW's moments.
-func MomentPrefixes() []string { return prefixes[1:] }
-
-// prefixes lists the keys of state in the order in which they are saved.
-var prefixes = []string{WeightPrefix, "exp_avg/", "exp_avg_sq/"}
+// WeightPrefix is the prefix of the weights, AveragePrefix that of their average; optim.StatePrefixes has those of the
+// optimizers.
+const WeightPrefix, AveragePrefix = "weight/", "ema/"
 
 // stateFormats are the values of checkpoint.format.
 var stateFormats = map[string]checkpoint.Format{"safetensors": checkpoint.HuggingFace, "ckpt": checkpoint.Ckpt}
@@ -139,11 +144,7 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	if err := addTuning(t, add); err != nil {
 		return nil, err
 	}
-	add("optimizer.type", c.Optimizer.Type)
-	add("optimizer.lr", c.Optimizer.LR)
-	add("optimizer.betas", c.Optimizer.Betas)
-	add("optimizer.eps", c.Optimizer.Eps)
-	add("optimizer.weight_decay", c.Optimizer.WeightDecay)
+	c.Optimizer.Each(add)
 	add(mtpLossWeight, c.Train.MTPLossWeight)
 	add("moe.bias_update_rate", c.MoE.BiasUpdateRate)
 	add("moe.aux_loss", c.MoE.AuxLoss)
@@ -204,24 +205,18 @@ func (t *Trainer) save(background bool) error {
 	if background && t.copied == nil {
 		t.copied = make([]byte, t.Memory.Snapshot)
 	}
-	for i, prefix := range prefixes {
-		flat := t.state()[prefix]
-		var copied []byte
+	copied := t.copied
+	for _, tensor := range t.state(t.placed) {
+		data := t.writer(tensor.Value)
 		if background {
-			copied = t.copied[i*flat.Bytes() : (i+1)*flat.Bytes()]
-			if err := t.Device.Read(t.Stream, copied, flat.Region()); err != nil {
+			n := tensor.Value.Bytes()
+			if err := t.Device.Read(t.Stream, copied[:n], tensor.Value.Region()); err != nil {
 				return err
 			}
+			data, copied = safetensors.Bytes(copied[:n:n]), copied[n:]
 		}
-		for _, p := range t.Model.Parameters {
-			part := t.Model.Slice(flat, p)
-			data := t.writer(part)
-			if background {
-				from := part.Offset - flat.Offset
-				data = safetensors.Bytes(copied[from : from+part.Bytes()])
-			}
-			snapshot.Tensors = append(snapshot.Tensors, safetensors.Tensor{Name: prefix + p.Name, DType: safetensors.FromDevice(part.DType), Shape: p.Shape, Data: data})
-		}
+		snapshot.Tensors = append(snapshot.Tensors, safetensors.Tensor{Name: tensor.Name, DType: safetensors.FromDevice(tensor.Value.DType),
+			Shape: tensor.Value.Dims(), Data: data})
 	}
 	if background {
 		t.store.SaveAsync(snapshot)
@@ -265,11 +260,9 @@ func (t *Trainer) resume() (bool, error) {
 		return false, err
 	}
 	defer loaded.Close()
-	for prefix, flat := range t.state() {
-		for _, p := range t.Model.Parameters {
-			if err := t.restore(loaded, prefix, t.Model.Slice(flat, p), p); err != nil {
-				return false, err
-			}
+	for _, tensor := range t.state(t.placed) {
+		if err := t.restore(loaded, tensor); err != nil {
+			return false, err
 		}
 	}
 	t.next, t.resumedAt = loaded.Step, loaded.Step
@@ -278,12 +271,12 @@ func (t *Trainer) resume() (bool, error) {
 }
 
 // restore writes one tensor of a checkpoint to its place.
-func (t *Trainer) restore(from *checkpoint.Loaded, prefix string, to kernels.Tensor, p *model.Parameter) error {
-	saved, ok := from.Tensor(prefix + p.Name)
-	if !ok || saved.DType != to.DType || !slices.Equal(saved.Shape, p.Shape) {
-		return fmt.Errorf("%s does not hold %s%s as %v; give a checkpoint of this model", from.Dir, prefix, p.Name, to)
+func (t *Trainer) restore(from *checkpoint.Loaded, to optim.StateTensor) error {
+	saved, ok := from.Tensor(to.Name)
+	if !ok || saved.DType != to.Value.DType || !slices.Equal(saved.Shape, to.Value.Dims()) {
+		return fmt.Errorf("%s does not hold %s as %v; give a checkpoint of this model", from.Dir, to.Name, to.Value)
 	}
-	t.Device.Write(t.Stream, to.Region(), saved.Data)
+	t.Device.Write(t.Stream, to.Value.Region(), saved.Data)
 	return nil
 }
 

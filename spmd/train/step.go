@@ -43,6 +43,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	t.placed.optimizer.Clip(k, s, gradients)
 	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
 	t.balanceExperts()
+	t.averageWeights()
 
 	// Log: the only reads of the step.
 	sum, stopped, err := t.readReport()

@@ -131,7 +131,7 @@ func (t *Trainer) allocate() error {
 func (t *Trainer) fill() error {
 	frozen := len(t.Model.Frozen) > 0
 	if frozen {
-		if err := t.initialize(); err != nil {
+		if err := t.begin(); err != nil {
 			return err
 		}
 	}
@@ -139,7 +139,16 @@ func (t *Trainer) fill() error {
 	if err != nil || resumed || frozen {
 		return err
 	}
-	return t.initialize()
+	return t.begin()
+}
+
+// begin fills the weights, and their average if there is one, with what a run starts from.
+func (t *Trainer) begin() error {
+	if err := t.initialize(); err != nil || t.placed.average == nil {
+		return err
+	}
+	t.placed.average.Start(t.Device, t.Stream, t.placed.weights)
+	return t.Stream.Synchronize()
 }
 
 // initialize fills the weights with what a run starts from.

@@ -1,0 +1,126 @@
+// Package optim updates the weights: the optimizers with their state, the clipping of the global gradient norm, the average
+// of the weights, and the learning-rate schedules.
+package optim
+
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+	"lockstep/spmd/model"
+)
+
+// An Optimizer holds the state that one rule for all weights, or several for some each, keep of a run. Its methods enqueue
+// work and return at once.
+type Optimizer interface {
+	// Clip computes the gradients' global norm and the factor that Update multiplies them with.
+	Clip(k kernels.Operators, s device.Stream, g *model.Gradients)
+	// Norm returns the tensor in which Clip leaves {norm, factor, finite}: [3] Float64.
+	Norm() kernels.Tensor
+	// Update changes all weights. step counts from 1; lr is the learning rate of the step. Where the norm is not finite, the
+	// weights and the state stay as they are. The gradients are used up.
+	Update(k kernels.Operators, s device.Stream, g *model.Gradients, step int, lr float64)
+	// State lists the tensors that a checkpoint holds, all of them in an order that depends on the model alone.
+	State() []StateTensor
+	// Unit is the smallest part of a parameter that can be updated without looking at the rest of it.
+	Unit() Unit
+}
+
+// A StateTensor is a tensor of an optimizer's state under its name in checkpoints: one of StatePrefixes and the Hugging Face
+// name of the parameter that it belongs to.
+type StateTensor struct {
+	Name  string
+	Value kernels.Tensor // Float32, dense, with the shape that checkpoints have
+}
+
+// The prefixes of the names of states.
+const (
+	firstMomentPrefix  = "exp_avg/"         // AdamW's mean of the gradients
+	secondMomentPrefix = "exp_avg_sq/"      // and of their squares
+	momentumPrefix     = "momentum_buffer/" // Muon's mean of the gradients
+	rowPrefix          = "row_var/"         // Adafactor's mean squares of the rows of a gradient, [R]
+	variancePrefix     = "variance/"        // Adafactor's mean squares of a vector's gradient
+)
+
+// ColumnPrefix is the prefix of Adafactor's mean squares of the columns of a gradient, [C].
+const ColumnPrefix = "col_var/"
+
+// StatePrefixes returns the prefixes of all optimizers' states; they are PyTorch's names.
+func StatePrefixes() []string {
+	return []string{firstMomentPrefix, secondMomentPrefix, momentumPrefix, rowPrefix, ColumnPrefix, variancePrefix}
+}
+
+// A Unit is what ranks that share an optimizer's state may not cut.
+type Unit uint8
+
+// Each element for itself (AdamW), or whole parameters (Muon, Adafactor), which are matrices and vectors.
+const (
+	Element Unit = iota
+	Matrix
+)
+
+// String returns the unit's name.
+func (u Unit) String() string { return [...]string{"element", "matrix"}[u] }
+
+// Options are an optimizer's hyperparameters.
+type Options struct {
+	// Type is adamw, muon or adafactor.
+	Type string
+	// WeightDecay applies to parameters of two or more dimensions.
+	WeightDecay float64
+	// ClipGradNorm bounds the global L2 norm of the gradients; 0 means no bound.
+	ClipGradNorm float64
+	// AdamW's, also for those parameters that Muon leaves to it.
+	Beta1, Beta2, Eps float64
+	Muon              MuonOptions
+	Adafactor         AdafactorOptions
+}
+
+// New places the state of an optimizer of the given weights [WeightElements]: fixed gives zeroed memory and keeps it, scratch
+// is free between Updates.
+func New(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) Optimizer {
+	switch o.Type {
+	case "muon":
+		return newMuon(m, weights, o, fixed, scratch)
+	case "adafactor":
+		return newAdafactor(m, weights, o, fixed, scratch)
+	}
+	return newAdamW(m, weights, o, fixed)
+}
+
+// decay returns the factor of decoupled weight decay, which is that of parameters of two or more dimensions.
+func (o *Options) decay(p *model.Parameter) float64 {
+	if len(p.Shape) >= 2 {
+		return o.WeightDecay
+	}
+	return 0
+}
+
+// A clipping is the part that all optimizers share.
+type clipping struct {
+	pieces  []model.Piece
+	maxNorm float64
+	sums    kernels.Tensor // [blocks of all parameters] Float64: squared norms
+	clip    kernels.Tensor // [3] Float64: norm, factor, finite
+}
+
+func newClipping(m *model.Model, maxNorm float64, a *kernels.Arena) clipping {
+	pieces, blocks := m.Pieces(), 0
+	for _, p := range pieces {
+		blocks += kernels.SquaredNormBlocks(p.To - p.From)
+	}
+	return clipping{pieces, maxNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, 3)}
+}
+
+// Clip enqueues the computation of the global norm: a float64 sum over fixed blocks of each parameter in a fixed order, whatever
+// the layout of ranks.
+func (c *clipping) Clip(k kernels.Operators, s device.Stream, g *model.Gradients) {
+	at := 0
+	for _, p := range c.pieces {
+		n := kernels.SquaredNormBlocks(p.To - p.From)
+		k.SquaredNorm(s, c.sums.Narrow(0, at, at+n), g.Piece(k, s, p))
+		at += n
+	}
+	k.ClipFactor(s, c.clip, c.sums, c.maxNorm)
+}
+
+// Norm returns the tensor in which Clip leaves {norm, factor, finite}.
+func (c *clipping) Norm() kernels.Tensor { return c.clip }
