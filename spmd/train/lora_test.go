@@ -17,7 +17,11 @@ import (
 // loraGolden turns the configuration of the golden runs into that of the ones with PEFT: the adapters are on parts of what the
 // blocks keep as one matrix.
 func loraGolden(family string, more ...string) []string {
-	return append([]string{"lora.rank=4", "lora.alpha=8", `lora.target_modules=["q_proj", "v_proj", "gate_proj", "down_proj", "o_proj"]`,
+	targets := `["q_proj", "v_proj", "gate_proj", "down_proj", "o_proj"]`
+	if family == "deepseek_v3" {
+		targets = `["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]`
+	}
+	return append([]string{"lora.rank=4", "lora.alpha=8", "lora.target_modules=" + targets,
 		"lora.init=testdata/golden/" + family + "-lora"}, more...)
 }
 
@@ -34,7 +38,7 @@ func runLoRA(t *testing.T, family string, overrides []string) (sink *memorySink,
 }
 
 func TestGoldenLoRA(t *testing.T) {
-	for _, family := range []string{"llama", "qwen3"} {
+	for _, family := range []string{"llama", "qwen3", "deepseek_v3"} {
 		for _, more := range [][]string{nil, {"recompute.mode=full"}, {"recompute.mode=selective"}} {
 			sink, _ := runLoRA(t, family, loraGolden(family, more...))
 			checkCurve(t, family+"-lora", sink.steps)
