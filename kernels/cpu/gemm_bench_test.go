@@ -113,6 +113,30 @@ func besidePeak(b *testing.B, d *Device, flops float64, product func()) {
 	}
 }
 
+// BenchmarkLimits measures what a step's floor is made of, as medians of samples of some milliseconds: the multiply-adds on
+// registers, and copies from memory to memory, whose reads and writes both count.
+func BenchmarkLimits(b *testing.B) {
+	for threads := 1; threads <= 2; threads++ {
+		b.Run(fmt.Sprintf("threads=%d", threads), func(b *testing.B) {
+			d, _ := open(b, "", threads)
+			const floats, part = 16 << 20, 256 << 10
+			c := call{args: [maxArgs]kernels.Tensor{benchMatrix(b, d, 1, floats), benchMatrix(b, d, 1, floats)}}
+			flops := 1e9 * float64(threads)
+			var peaks, copies []float64
+			for b.Loop() {
+				peaks = append(peaks, flops/d.peakTime(flops).Seconds()/1e9)
+				start := time.Now()
+				d.parallel(&c, floats/part, func(_ *Device, c *call, _ *worker, from, to int) {
+					copy(f32(c.args[0])[from*part:to*part], f32(c.args[1])[from*part:])
+				})
+				copies = append(copies, 2*4*floats/time.Since(start).Seconds()/1e9)
+			}
+			b.ReportMetric(median(peaks), "GFLOP/s")
+			b.ReportMetric(median(copies), "GB/s")
+		})
+	}
+}
+
 func median(x []float64) float64 {
 	slices.Sort(x)
 	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
