@@ -72,10 +72,10 @@ func (c *credentials) approach(conn net.Conn, h hello) (net.Conn, error) {
 // NewGroup makes a group of the given ranks, in this order; this rank must be among them. The name is shown in messages.
 // All members call it, in the same order for all groups. Each group has a stream of its own.
 //
-// Where all members are on one host they are connected by its memory, see shared, before NewGroup returns. Else two members
-// connect when an operation first sends between them, for each group: groups run at the same time, and on a
-// shared connection one group's data could block another's that the receiver needs first. So a rank has as many
-// connections as its algorithms have partners, not as the job has ranks.
+// A group whose members are all on one host is connected by its memory, see shared, before NewGroup returns; so are those on
+// one host in a group that spans hosts. Else two members connect when an operation first sends between them, for each group:
+// groups run at the same time, and on a shared connection one group's data could block another's that the receiver needs
+// first. So a rank has as many connections as its algorithms have partners, not as the job has ranks.
 func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err := w.checkMembers(ranks); err != nil {
 		return nil, fmt.Errorf("making group %s: %w", name, err)
@@ -88,11 +88,13 @@ func (w *World) NewGroup(name string, ranks []int) (Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making group %s: %w", name, err)
 	}
+	share := w.shareInside
 	if w.shares(ranks) {
-		if err := w.share(g); err != nil {
-			g.interrupt(err)
-			return nil, fmt.Errorf("making group %s: %w", name, err)
-		}
+		share = w.share
+	}
+	if err := share(g); err != nil {
+		g.interrupt(err)
+		return nil, fmt.Errorf("making group %s: %w", name, err)
 	}
 	return g, nil
 }

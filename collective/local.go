@@ -60,7 +60,10 @@ func (w *World) openLocal(cred credentials) (string, error) {
 	}
 	if w.o.sharing != nil { // a test's
 		w.local.host, w.local.sharing = "test", w.o.sharing
-		return "test/", nil
+		if w.o.hosts != nil {
+			w.local.host = fmt.Sprint("test", w.o.hosts[w.Rank()])
+		}
+		return w.local.host + "/", nil
 	}
 	address, err := w.listenLocal(cred)
 	if err == nil {

@@ -44,6 +44,7 @@ type members struct {
 	mu     sync.Mutex // guards making and ending what interrupt reaches
 	waiter *tcpWaiter // nil until there is a TCP link
 	shared *shared    // the transport where all members are on this host, else nil
+	onHost *group     // the members on this host, where the others are elsewhere and these share memory; else nil
 
 	state   sync.Mutex // guards what follows
 	entered work       // a copy of the last operation that has begun
@@ -55,6 +56,8 @@ type members struct {
 	topology  topology
 	teams     teams
 	offsets   []int // where the parts of the running operation begin, and the end of the last
+	counts    []int // the sizes of parts in a step inside this host
+	step      work  // that step
 	transfers map[transferKey]uint64
 	scratch   scratch
 	segment   int
@@ -165,6 +168,9 @@ func (g *group) interrupt(err error) {
 	}
 	if g.shared != nil {
 		g.shared.interrupt()
+	}
+	if g.onHost != nil {
+		g.onHost.interrupt(err)
 	}
 }
 

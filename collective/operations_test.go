@@ -57,28 +57,46 @@ func runCase(t *testing.T, j *testJob, groups []Group, index uint64, m mix, size
 	j.all(func(rank int) error { return makeCase(1, index, m, j.size, size).start(groups[rank], memory)() })
 }
 
-// TestOperationsOnHosts checks groups that span hosts: in the order of the tree where the two-level algorithm keeps it, and
-// in any order on all hosts.
+// sharedInside lets the ranks of each host share memory.
+func sharedInside() jobOption {
+	heap := overHeap()
+	return func(r *RootOptions, o *Options) {
+		heap(r, o)
+		o.Backend = BackendAuto
+	}
+}
+
+// TestOperationsOnHosts checks groups that span hosts, whose ranks share memory or do not: in the order of the tree where the
+// two-level algorithm keeps it, and in any order on all hosts.
 func TestOperationsOnHosts(t *testing.T) {
 	for _, hosts := range []string{"01", "0011", "00001111", "00112233", "0000111122223333", "000111", "0101", "001122", "0001", "01121"} {
 		for _, algorithm := range []Algorithm{Auto, TwoLevel} {
 			for _, anyOrder := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%v/any=%v", hosts, algorithm, anyOrder), func(t *testing.T) {
-					j := newJob(t, len(hosts), knobs(40, algorithm), onHosts(hosts), func(_ *RootOptions, o *Options) { o.AnyOrder = anyOrder })
-					groups := j.groups("data")
-					reductions := allReductions
-					if anyOrder {
-						reductions = ofAnyOrder
-					} else if algorithm == TwoLevel && !groups[0].(*group).topology.aligned {
-						t.Skip("the two-level algorithm is refused, see TestOrder")
-					}
-					for _, kind := range []operationKind{opAllReduce, opBroadcast, opReduceScatter} {
-						for i := range uint64(8) {
-							runCase(t, j, groups, i, mix{[]operationKind{kind}, reductions}, []int{9, 200}[i%2])
-						}
-					}
-				})
+				for name, transport := range map[string]jobOption{"links": func(*RootOptions, *Options) {}, "memory": sharedInside()} {
+					t.Run(fmt.Sprintf("%s/%v/any=%v/%s", hosts, algorithm, anyOrder, name), func(t *testing.T) {
+						operationsOnHosts(t, hosts, algorithm, anyOrder, transport)
+					})
+				}
 			}
+		}
+	}
+}
+
+func operationsOnHosts(t *testing.T, hosts string, algorithm Algorithm, anyOrder bool, transport jobOption) {
+	j := newJob(t, len(hosts), knobs(40, algorithm), onHosts(hosts), transport, func(_ *RootOptions, o *Options) { o.AnyOrder = anyOrder })
+	groups, arenas := j.groups("data"), j.placements(64<<10)
+	reductions := allReductions
+	if anyOrder {
+		reductions = ofAnyOrder
+	} else if algorithm == TwoLevel && !groups[0].(*group).topology.aligned {
+		t.Skip("the two-level algorithm is refused, see TestOrder")
+	}
+	for _, kind := range []operationKind{opAllReduce, opBroadcast, opReduceScatter} {
+		for i := range uint64(8) {
+			j.all(func(rank int) error {
+				c := makeCase(1, i, mix{[]operationKind{kind}, reductions}, j.size, []int{9, 200}[i%2])
+				return c.start(groups[rank], arenas[rank].mixed)()
+			})
 		}
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"slices"
 )
 
-// Two-level algorithms, for groups that span hosts: what can be done inside a host is done there, and only the rest travels
-// between hosts. H hosts, p members, n bytes.
+// Two-level algorithms, for groups that span hosts: what can be done inside a host is done there, in its memory if its ranks
+// share it (see inside.go), and only the rest travels between hosts. H hosts, p members, n bytes.
 //
 // All-reduce, where each host has the same number L of members: a reduce-scatter inside each host, an all-reduce of each
 // part among the members that have it, one on each host, and an all-gather inside each host. Steps: those of the
@@ -127,19 +127,19 @@ func (g *group) twoLevelAllReduce(w *work, mem []byte) error {
 	local, across := &g.teams.local, &g.teams.across
 	offsets := local.cut(len(mem), w.reduction.DType.Size())
 	mine := mem[offsets[local.me]:offsets[local.me+1]]
-	if err := local.directReduceScatter(w, mem, offsets); err != nil {
+	if err := g.reduceScatterInside(w, mem, offsets); err != nil {
 		return err
 	}
 	if err := across.allReduce(w, mine, g.acrossAlgorithm(len(mem)/local.size)); err != nil {
 		return err
 	}
-	return local.directGather(w, mem, offsets, stepGather)
+	return g.allGatherInside(w, mem, offsets)
 }
 
 // leadersAllReduce is all-reduce where hosts have different numbers of members.
 func (g *group) leadersAllReduce(w *work, mem []byte) error {
 	local, first := &g.teams.local, &g.teams.first
-	if err := local.reduce(w, mem, 0, Tree); err != nil {
+	if err := g.reduceInside(w, mem); err != nil {
 		return err
 	}
 	if local.me == 0 {
@@ -147,7 +147,7 @@ func (g *group) leadersAllReduce(w *work, mem []byte) error {
 			return err
 		}
 	}
-	return local.broadcast(w, mem, 0, Tree)
+	return g.broadcastInside(w, mem, 0)
 }
 
 func (g *group) twoLevelBroadcast(w *work, mem []byte) error {
@@ -161,5 +161,5 @@ func (g *group) twoLevelBroadcast(w *work, mem []byte) error {
 			return err
 		}
 	}
-	return local.broadcast(w, mem, max(0, slices.Index(local.members, w.root)), Tree)
+	return g.broadcastInside(w, mem, max(0, slices.Index(local.members, w.root)))
 }
