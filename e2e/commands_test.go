@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"math"
 	"strings"
 	"testing"
 )
@@ -29,6 +30,10 @@ func TestModel(t *testing.T) {
 		t.Error("the likeliest tokens depend on the seed")
 	}
 
+	if one := generate("--seed", "8", "--top-p", "1e-9"); one != generate("--temperature", "0") {
+		t.Errorf("of the likeliest token alone another text came: %q", one)
+	}
+
 	// The model, loaded from its directory, has the loss that it had when the run ended, whatever the number of ranks.
 	_, rest, _ := strings.Cut(configuration, "[data]")
 	w.write("evaluate.toml", "[run]\nmode = \"evaluate\"\noutput_dir = \"evaluated\"\n[model]\npath = \"out/model\"\n[data]"+rest)
@@ -36,6 +41,10 @@ func TestModel(t *testing.T) {
 	want, got := w.metrics("out").validations[steps], w.metrics("evaluated").validations[0]
 	if want.ValidationLoss == "" || got.ValidationLoss != want.ValidationLoss {
 		t.Errorf("the evaluation's loss is %q, that at the end of the run %q", got.ValidationLoss, want.ValidationLoss)
+	}
+	loss, _ := got.ValidationLoss.Float64()
+	if perplexity, err := got.Perplexity.Float64(); err != nil || perplexity != math.Exp(loss) {
+		t.Errorf("the perplexity is %q with a loss of %v", got.Perplexity, loss)
 	}
 }
 
@@ -82,6 +91,7 @@ func TestExitStatus(t *testing.T) {
 		{programs.spmd, "check run.toml --fast", 2, "--fast"},
 		{programs.spmd, "generate", 2, "model directory"},
 		{programs.spmd, "generate absent --tokens 0", 2, "--tokens"},
+		{programs.spmd, "generate absent --top-p 1.1", 2, "--top-p"},
 		{programs.spmd, "generate absent --prompt a", 1, "absent"},
 		{programs.spmd, "export --help", 0, "SOURCE is a checkpoint"},
 		{programs.launch, "--help", 0, "launch -n N"},

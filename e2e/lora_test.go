@@ -31,7 +31,22 @@ func TestLoRA(t *testing.T) {
 	export("out", "merged", "--merge")
 	export("adapter", "merged2", "--merge")
 	w.sameFiles("merged", "merged2")
-	w.spmd("generate", "merged", "--prompt", "the ", "--tokens", "4").expect(0).says("the ")
+	generate := func(args ...string) string {
+		t.Helper()
+		return w.spmd(append([]string{"generate", "--prompt", "the ", "--tokens", "50", "--seed", "3"}, args...)...).expect(0).out.String()
+	}
+	adapted := generate("out/adapter")
+	if merged := generate("merged"); !strings.HasPrefix(adapted, "the ") || merged != adapted {
+		t.Errorf("the model with its adapter wrote %q, merged %q", adapted, merged)
+	}
+	if base := generate("base/model"); base == adapted {
+		t.Errorf("with and without the adapter the model wrote %q", base)
+	}
+	if based := generate("adapter", "--base", "merged"); based == adapted {
+		t.Errorf("--base changed nothing of %q", based)
+	}
+	w.spmd("generate", "merged", "--base", "base/model").expect(2).says("is no adapter")
+	w.spmd("generate", "adapter", "--base", "absent").expect(1).says("--base DIR")
 	// The merged model has the loss of the model with its adapter, but for the rounding of the sum.
 	w.write("evaluate.toml", "[run]\nmode = \"evaluate\"\n[data]"+rest)
 	evaluate := func(out string, overrides ...string) float64 {
@@ -69,9 +84,13 @@ func TestFrozen(t *testing.T) {
 	w.launch(1, "base").expect(0)
 	_, rest, _ := strings.Cut(configuration, "[data]")
 	w.write("tune.toml", "[run]\noutput_dir = \"out\"\n[model]\npath = \"base/model\"\n[data]"+rest)
+	w.write("base/model/generation_config.json", `{"eos_token_id": [256]}`)
 	w.spmd("tune.toml", `train.freeze=["model.embed_tokens.*", "model.layers.0.*"]`).expect(0).says("all but model.embed_tokens.*, model.layers.0.*")
 	w.spmd("export", "out", "exported").expect(0)
 	w.sameFiles("out/model", "exported")
+	if got := w.files("out/model")["generation_config.json"]; got != `{"eos_token_id": [256]}` {
+		t.Errorf("generation_config.json is %q", got)
+	}
 	w.spmd("tune.toml", "train.freeze=model.layer.*", "run.output_dir=x").expect(2).says("matches no parameter")
 	w.spmd("tune.toml", "train.freeze=*", "run.output_dir=x").expect(2).says("all parameters are frozen")
 }

@@ -119,6 +119,7 @@ type row struct {
 	GradNorm       json.Number `json:"grad_norm"`
 	LR             json.Number
 	ValidationLoss json.Number `json:"validation_loss"`
+	Perplexity     json.Number `json:"validation_perplexity"`
 }
 
 // metrics are the rows of a run by their steps. The last row of a step counts.

@@ -163,7 +163,7 @@ func (s *exportSource) write(o exportOptions) (written []safetensors.Tensor, err
 	}
 	m, err := s.model(o)
 	if err == nil {
-		m.Files, err = s.tokenizerFiles(o.tokenizer)
+		m.Files, err = s.files(o.tokenizer)
 	}
 	if err != nil {
 		return nil, &usageError{err.Error()}

@@ -193,14 +193,33 @@ func (s *exportSource) Close() error {
 	return err
 }
 
-// companions are the files of a model directory that go along with the weights.
+// companions are the tokenizer's files in a model directory.
 var companions = []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-	"vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"}
+	"vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}
 
 // maxCompanionBytes bounds one of them.
 const maxCompanionBytes = 128 << 20
 
-// tokenizerFiles returns the files to write beside the weights: those in dir, where it is given, else those of the source.
+// files returns the files to write beside the weights: the tokenizer's, from tokenizerDir where it is given, and the model's
+// generation_config.json.
+func (s *exportSource) files(tokenizerDir string) (map[string][]byte, error) {
+	files, err := s.tokenizerFiles(tokenizerDir)
+	if err != nil {
+		return nil, err
+	}
+	if dir := cmp.Or(s.dir, s.settings().Model.Path); dir != "" {
+		generation, err := checkpoint.ReadGenerationConfig(dir)
+		if err != nil {
+			return nil, err
+		}
+		if generation != nil {
+			files[checkpoint.GenerationConfigName] = generation
+		}
+	}
+	return files, nil
+}
+
+// tokenizerFiles returns the tokenizer's files: those in dir, where it is given, else those of the source.
 func (s *exportSource) tokenizerFiles(dir string) (map[string][]byte, error) {
 	if dir == "" && s.run != "" {
 		c := s.settings()

@@ -7,32 +7,32 @@ import (
 	"math"
 	"runtime"
 
-	"lockstep/kernels"
 	"lockstep/kernels/cpu"
-	"lockstep/kernels/device"
-	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/generate"
-	"lockstep/spmd/model"
 )
 
 const generateUsage = `usage: spmd generate MODEL_DIR --prompt TEXT [options]
 
-MODEL_DIR is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run.
+MODEL_DIR is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run, or a LoRA adapter as PEFT has
+it, such as OUTPUT_DIR/adapter.
 
   --prompt TEXT        the text to go on from (empty: from the start of a document)
+  --base DIR           the model that an adapter belongs to (where the adapter says that it is)
   --tokens N           at most N tokens (200)
   --temperature X      how much chance has its way; 0 takes the likeliest token (0.7)
   --top-k K            choose among the K likeliest tokens only; 0 among all (40)
+  --top-p P            choose among the likeliest tokens only that together have the probability P; 1 among all (1)
   --seed N             the same seed gives the same text (42)
   --threads N          threads to use; 0 means all cores (0)
 `
 
 // generateOptions are the options of spmd generate.
 type generateOptions struct {
-	dir, prompt string
-	threads     int
-	sampling    generate.Options
+	dir, base string
+	prompt    string
+	threads   int
+	sampling  generate.Options
 }
 
 // parseGenerate reads the command line; the directory may stand before or after the options.
@@ -41,9 +41,11 @@ func (p *program) parseGenerate(args []string) (o generateOptions, err error) {
 	flags.SetOutput(p.stderr)
 	flags.Usage = func() { fmt.Fprint(p.stderr, generateUsage) }
 	flags.StringVar(&o.prompt, "prompt", "", "")
+	flags.StringVar(&o.base, "base", "", "")
 	flags.IntVar(&o.sampling.Tokens, "tokens", 200, "")
 	flags.Float64Var(&o.sampling.Temperature, "temperature", 0.7, "")
 	flags.IntVar(&o.sampling.TopK, "top-k", 40, "")
+	flags.Float64Var(&o.sampling.TopP, "top-p", 1, "")
 	flags.Uint64Var(&o.sampling.Seed, "seed", 42, "")
 	flags.IntVar(&o.threads, "threads", 0, "")
 	for len(args) > 0 {
@@ -65,6 +67,8 @@ func (p *program) parseGenerate(args []string) (o generateOptions, err error) {
 		return o, &usageError{"--tokens wants a positive number, --top-k and --threads none below 0"}
 	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
 		return o, &usageError{"--temperature wants a number from 0 on"}
+	case !(s.TopP > 0 && s.TopP <= 1):
+		return o, &usageError{"--top-p wants a probability, above 0 and at most 1"}
 	}
 	return o, nil
 }
@@ -78,12 +82,17 @@ func (p *program) generate(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	tok, err := tokenizer.Open(o.dir)
+	source, err := openGenerateSource(o.dir, o.base)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	tok, err := tokenizer.Open(source.dir)
+	if err != nil {
+		return source.explain(err)
+	}
 	o.sampling.EOD, o.sampling.Vocabulary = tok.EOD(), tok.VocabSize()
-	if o.sampling.Stop, err = generate.StopTokens(o.dir); err != nil {
+	if o.sampling.Stop, err = generate.StopTokens(source.dir); err != nil {
 		return err
 	}
 	if o.threads == 0 {
@@ -95,44 +104,12 @@ func (p *program) generate(args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	stream := dev.NewInlineStream("compute")
-	m, err := openModel(o.dir, dev, stream)
+	m, err := source.load(dev, stream)
 	if err != nil {
-		return err
+		return source.explain(err)
 	}
 	fmt.Fprint(p.stdout, o.prompt)
-	err = generate.Text(p.stdout, m, dev, stream, tok, o.prompt, o.sampling)
+	err = generate.Text(p.stdout, m, dev, stream, tok, tok.EncodeSpecial(nil, o.prompt), o.sampling)
 	fmt.Fprintln(p.stdout)
 	return err
-}
-
-// openModel loads a Hugging Face directory into the device's memory.
-func openModel(dir string, dev kernels.Device, s device.Stream) (*model.Model, error) {
-	c, problems := model.ReadConfig(dir, nil)
-	if len(problems) > 0 {
-		errs := make([]error, len(problems))
-		for i, problem := range problems {
-			errs[i] = errors.New(problem.String())
-		}
-		return nil, errors.Join(errs...)
-	}
-	weights, err := checkpoint.OpenWeights(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer weights.Close()
-	m := model.New(c)
-	if _, err := m.CheckWeights(weights); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	storage, err := dev.Alloc(m.WeightElements() * device.Float32.Size())
-	if err != nil {
-		return nil, err
-	}
-	if err := m.Bind(kernels.NewTensor(storage, 0, device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
-		return nil, err
-	}
-	if err := m.Initialize(dev, s, weights, 0); err != nil {
-		return nil, err
-	}
-	return m, s.Synchronize()
 }

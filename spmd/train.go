@@ -202,7 +202,7 @@ func (r *rank) sample(stream device.Stream) error {
 		return nil
 	}
 	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
-	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, t, m.SamplePrompt,
+	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, t, t.EncodeSpecial(nil, m.SamplePrompt),
 		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: t.EOD(),
 			Vocabulary: t.VocabSize()})
 	fmt.Fprintln(r.stdout)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,6 +22,18 @@ const (
 	weightsName = "model.safetensors"
 	indexName   = "model.safetensors.index.json"
 )
+
+// GenerationConfigName is the file of a model directory that says how text is generated, such as with which tokens it ends.
+const GenerationConfigName = "generation_config.json"
+
+// ReadGenerationConfig returns the generation_config.json of the model directory dir, nil where there is none.
+func ReadGenerationConfig(dir string) ([]byte, error) {
+	text, err := readSmall(filepath.Join(dir, GenerationConfigName), maxConfigBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
+}
 
 // optimizerName is the file for the optimizer's state in a Hugging Face directory.
 const optimizerName = "optimizer.safetensors"

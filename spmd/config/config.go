@@ -71,7 +71,7 @@ type Config struct {
 // Run is section [run].
 type Run struct {
 	// `pretrain` and `finetune` run the same training step; they name what the run is for. `evaluate` computes the
-	// validation loss of the weights in model.path and trains nothing.
+	// validation loss and perplexity of the weights in model.path and trains nothing.
 	Mode string `toml:"mode" values:"pretrain,finetune,evaluate"`
 	// Directory that receives everything the run writes: metrics, checkpoints, logs and the trained model.
 	OutputDir string `toml:"output_dir" required:"always"`

@@ -1,4 +1,4 @@
-// Package generate samples text from a model: temperature and top-k, with numbers that depend on the seed and the position
+// Package generate samples text from a model: temperature, top-k and top-p, with numbers that depend on the seed and the position
 // alone, so that the same call gives the same text.
 package generate
 
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 
 	"lockstep/kernels"
@@ -22,8 +21,12 @@ type Options struct {
 	Tokens int
 	// Temperature divides the logits; 0 always takes the likeliest token.
 	Temperature float64
-	// TopK keeps only the k likeliest tokens; 0 keeps all.
+	// TopK keeps only the k likeliest tokens, and those that are as likely as the last of them; 0 keeps all.
 	TopK int
+	// TopP keeps only the likeliest tokens that together have at least this probability (Holtzman et al., "The Curious Case of
+	// Neural Text Degeneration", 2020); 0 and 1 keep all.
+	TopP float64
+	// Seed decides the random numbers: that of each token is a function of the seed and the token's position.
 	Seed uint64
 	// Vocabulary is the number of ids that the tokenizer can turn into text; a model's further ids are never drawn. 0
 	// means all.
@@ -34,85 +37,50 @@ type Options struct {
 	Stop []int32
 }
 
-// Text writes the continuation of prompt to w as it is generated. The model must be bound and s be idle.
-func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok tokenizer.Tokenizer, prompt string, o Options) (err error) {
-	ids := tok.EncodeSpecial(nil, prompt)
-	if len(ids) == 0 {
+// Text writes the continuation of a prompt's tokens to w as it is generated, and returns the first error of either. The model
+// must be bound and s be idle.
+func Text(w io.Writer, m *model.Model, d kernels.Device, s device.Stream, tok tokenizer.Tokenizer, prompt []int32, o Options) error {
+	if len(prompt) == 0 {
 		if o.EOD < 0 {
 			return errors.New("the prompt is empty, and the tokenizer has no token that ends a document to start after; give a prompt")
 		}
-		ids = []int32{o.EOD}
+		prompt = []int32{o.EOD}
 	}
-	positions := min(len(ids)+o.Tokens, m.Config.MaxPositionEmbeddings)
-	if len(ids) >= positions {
-		return fmt.Errorf("the prompt has %d tokens, the model %d positions; give a shorter prompt", len(ids), m.Config.MaxPositionEmbeddings)
-	}
-	dec, err := model.NewDecoder(m, d, s, len(ids), positions)
+	text := tokenizer.NewStream(tok, prompt, false)
+	err := Tokens(m, d, s, prompt, o, func(id int32) error {
+		_, err := io.WriteString(w, text.Next(id))
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if e := dec.Close(); err == nil {
-			err = e
-		}
-	}()
-	logits, err := dec.Prompt(ids)
-	numbers := random.New(o.Seed, "generate", prompt)
-	text := tokenizer.NewStream(tok, ids, false)
-	defer func() {
-		if err == nil {
-			_, err = io.WriteString(w, text.Rest())
-		}
-	}()
-	for i := len(ids); err == nil; i++ {
+	_, err = io.WriteString(w, text.Rest())
+	return err
+}
+
+// Tokens hands the tokens that follow prompt, one or more, to each as they are generated; one that ends the text is left out. It
+// ends with the first error of each. The model must be bound and s be idle.
+func Tokens(m *model.Model, d kernels.Device, s device.Stream, prompt []int32, o Options, each func(id int32) error) (err error) {
+	positions := min(len(prompt)+o.Tokens, m.Config.MaxPositionEmbeddings)
+	if len(prompt) >= positions {
+		return fmt.Errorf("the prompt has %d tokens, the model %d positions; give a shorter prompt", len(prompt), m.Config.MaxPositionEmbeddings)
+	}
+	dec, err := model.NewDecoder(m, d, s, len(prompt), positions)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dec.Close()) }()
+	numbers := random.New(o.Seed, "generate", "")
+	logits, err := dec.Prompt(prompt)
+	for i := len(prompt); err == nil; i++ {
 		id := sample(logits, o, numbers.Float64(uint64(i)))
 		if id == o.EOD || slices.Contains(o.Stop, id) {
 			return nil
 		}
-		if _, err := io.WriteString(w, text.Next(id)); err != nil {
+		if err := each(id); err != nil || i+1 >= positions {
 			return err
-		}
-		if i+1 >= positions {
-			return nil
 		}
 		logits, err = dec.Next(id)
 	}
 	return err
-}
-
-// sample draws a token with the uniform number u from [0, 1).
-func sample(logits []float32, o Options, u float64) int32 {
-	if o.Vocabulary > 0 && o.Vocabulary < len(logits) {
-		logits = logits[:o.Vocabulary]
-	}
-	order := make([]int32, len(logits))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	// Ties go to the smaller id, so that the order is one and the same everywhere.
-	slices.SortFunc(order, func(a, b int32) int {
-		switch {
-		case logits[a] > logits[b], logits[a] == logits[b] && a < b:
-			return -1
-		}
-		return 1
-	})
-	if o.Temperature <= 0 {
-		return order[0]
-	}
-	if o.TopK > 0 && o.TopK < len(order) {
-		order = order[:o.TopK]
-	}
-	weights, total := make([]float64, len(order)), 0.0
-	for i, id := range order {
-		weights[i] = math.Exp(float64(logits[id]-logits[order[0]]) / o.Temperature)
-		total += weights[i]
-	}
-	at := u * total
-	for i, weight := range weights {
-		if at -= weight; at < 0 {
-			return order[i]
-		}
-	}
-	return order[len(order)-1]
 }

@@ -85,7 +85,7 @@ func (c *Console) Validation(r Validation) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.header(r.Steps)
-	c.printf("%*s  %9s  validation\n", stepWidth(r.Steps), stepOf(r.Step, r.Steps), number(r.Loss))
+	c.printf("%*s  %9s  validation, perplexity %s\n", stepWidth(r.Steps), stepOf(r.Step, r.Steps), number(r.Loss), number(r.Perplexity()))
 	return c.flush()
 }
 

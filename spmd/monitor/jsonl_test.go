@@ -43,9 +43,9 @@ func TestJSONL(t *testing.T) {
 	}
 	want := `{"step":1,"loss":5.5961,"grad_norm":0.3333333333333333,"lr":0,"tokens":8192,"step_time_ms":812.5,"tokens_per_second":10082.461538461539}
 {"step":2,"loss":null,"grad_norm":null,"lr":1e-05,"tokens":8192,"step_time_ms":0,"tokens_per_second":0}
-{"step":2,"validation_loss":2.5}
+{"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
 {"step":2,"loss":5e-324,"grad_norm":1.7976931348623157e+308,"lr":2.9999999999999997e-05,"tokens":1099511627776,"step_time_ms":1000,"tokens_per_second":1.099511627776e+12}
-{"step":2,"validation_loss":2.5}
+{"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
 `
 	if got := readFile(t, path); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -100,10 +100,10 @@ func TestOpenJSONLRepairsTornLines(t *testing.T) {
 		if err != nil {
 			return readFile(t, path), err
 		}
-		if err := errors.Join(j.Validation(Validation{Step: 3, Loss: 1}), j.Close()); err != nil {
+		if err := errors.Join(j.Validation(Validation{Step: 3, Loss: 0}), j.Close()); err != nil {
 			t.Fatal(err)
 		}
-		return strings.TrimSuffix(readFile(t, path), `{"step":3,"validation_loss":1}`+"\n"), nil
+		return strings.TrimSuffix(readFile(t, path), `{"step":3,"validation_loss":0,"validation_perplexity":1}`+"\n"), nil
 	}
 	first := strings.Index(whole, "\n") + 1
 	for cut := range len(whole) + 1 {
@@ -149,12 +149,12 @@ func FuzzOpenJSONL(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(j.Validation(Validation{Step: 1, Loss: 2}), j.Close()); err != nil {
+		if err := errors.Join(j.Validation(Validation{Step: 1, Loss: 0}), j.Close()); err != nil {
 			t.Fatal(err)
 		}
 		got := readFile(t, path)
 		lines := string(content[:strings.LastIndex(string(content), "\n")+1])
-		rest, ok := strings.CutSuffix(got, `{"step":1,"validation_loss":2}`+"\n")
+		rest, ok := strings.CutSuffix(got, `{"step":1,"validation_loss":0,"validation_perplexity":1}`+"\n")
 		if !ok || !strings.HasPrefix(rest, lines) || rest != "" && !strings.HasSuffix(rest, "\n") {
 			t.Errorf("%q became %q", content, got)
 		}

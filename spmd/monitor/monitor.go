@@ -7,6 +7,7 @@ package monitor
 
 import (
 	"errors"
+	"math"
 	"time"
 )
 
@@ -51,6 +52,9 @@ type Validation struct {
 	// Loss is the mean over the label tokens of the held-out data, in nats.
 	Loss float64
 }
+
+// Perplexity returns e to the power of the loss: among how many equally likely tokens the model is as uncertain.
+func (v Validation) Perplexity() float64 { return math.Exp(v.Loss) }
 
 // A Sink takes the records of a run, in order, from one goroutine.
 type Sink interface {

@@ -60,6 +60,15 @@ func (t *Trainer) writeModel(dir string) error {
 			return err
 		}
 	}
+	if source := t.Config.Model.Path; source != "" {
+		generation, err := checkpoint.ReadGenerationConfig(source)
+		if err != nil {
+			return err
+		}
+		if generation != nil {
+			m.Files[checkpoint.GenerationConfigName] = generation
+		}
+	}
 	return checkpoint.WriteModel(dir, m)
 }
 
