@@ -48,6 +48,49 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestChat trains on conversations and has the model answer one.
+func TestChat(t *testing.T) {
+	t.Parallel()
+	w := newWorkspace(t)
+	w.write("template.jinja", "{% for m in messages %}{{ m.role + ' ' + m.content + '. ' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}")
+	w.write("chat.jsonl", strings.Repeat(`{"messages": [{"role": "user", "content": "is a rank in the group"}, {"role": "assistant", "content": "a rank is in the group"}]}`+"\n", 40))
+	chat := []string{"data.format=chat", "data.paths=chat.jsonl", "data.chat_template=template.jinja", "data.validation_paths=[]", "data.validation_interval=0"}
+	w.launch(1, "out", append(chat, "train.steps=12")...).expect(0)
+	w.spmd("export", "out", "exported").expect(0)
+	w.sameFiles("out/model", "exported")
+
+	generate := func(args ...string) string {
+		t.Helper()
+		return w.spmd(append([]string{"generate", "out/model", "--tokens", "20", "--seed", "3"}, args...)...).expect(0).out.String()
+	}
+	w.write("messages.json", `[{"role": "system", "content": "s"}, {"role": "user", "content": "is a"}]`)
+	w.write("other.jinja", "{{ messages[0].content }}")
+	for text, args := range map[string][]string{
+		"user is a. assistant ":           {"--chat", "--prompt", "is a"},
+		"system s. user is a. assistant ": {"--messages", "messages.json"},
+		"is a <b>":                        {"--chat", "--prompt", "is a <b>", "--chat-template", "other.jinja"},
+	} {
+		if got, want := generate(args...), generate("--prompt", text); text+got != want {
+			t.Errorf("%v: the answer is %q, after the same text it is %q", args, got, want)
+		}
+	}
+	for args, wrong := range map[string]struct {
+		status int
+		says   string
+	}{
+		"--chat":                                   {2, "--chat wants a --prompt"},
+		"--prompt a --messages messages.json":      {2, "two prompts"},
+		"--prompt a --chat-template other.jinja":   {2, "leave it out"},
+		"--prompt a --chat --chat-template absent": {1, "absent"},
+		"--messages absent":                        {1, "absent"},
+		"--messages chat.jsonl":                    {1, "more than one value"},
+	} {
+		w.spmd(append([]string{"generate", "out/model"}, strings.Fields(args)...)...).expect(wrong.status).says(wrong.says)
+	}
+	w.launch(1, "plain", "train.steps=4").expect(0)
+	w.spmd("generate", "plain/model", "--chat", "--prompt", "a").expect(1).says("--chat-template names")
+}
+
 // TestResolvedConfiguration uses what check prints, and what a run writes, as configurations.
 func TestResolvedConfiguration(t *testing.T) {
 	t.Parallel()

@@ -168,7 +168,10 @@ func (s *exportSource) noAverage() error {
 
 // runSettings are keys of a run's config.resolved.toml.
 type runSettings struct {
-	Data  struct{ Tokenizer string }
+	Data struct {
+		Tokenizer    string
+		ChatTemplate string `toml:"chat_template"`
+	}
 	Model struct{ Path string }
 }
 
@@ -200,12 +203,32 @@ var companions = []string{"tokenizer.json", "tokenizer_config.json", "special_to
 // maxCompanionBytes bounds one of them.
 const maxCompanionBytes = 128 << 20
 
-// files returns the files to write beside the weights: the tokenizer's, from tokenizerDir where it is given, and the model's
-// generation_config.json.
+// readCompanion reads a file that is not too large.
+func readCompanion(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCompanionBytes {
+		return nil, fmt.Errorf("%s has %d bytes, expected a file of at most %d", path, info.Size(), maxCompanionBytes)
+	}
+	return os.ReadFile(path)
+}
+
+// files returns the files to write beside the weights: the tokenizer's, from tokenizerDir where it is given, the chat template that
+// a run was told to take, and the model's generation_config.json.
 func (s *exportSource) files(tokenizerDir string) (map[string][]byte, error) {
 	files, err := s.tokenizerFiles(tokenizerDir)
 	if err != nil {
 		return nil, err
+	}
+	if template := s.settings().Data.ChatTemplate; template != "" {
+		text, err := readCompanion(template)
+		if err == nil {
+			files[tokenizer.ChatTemplateName] = text
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	if dir := cmp.Or(s.dir, s.settings().Model.Path); dir != "" {
 		generation, err := checkpoint.ReadGenerationConfig(dir)
@@ -234,19 +257,14 @@ func (s *exportSource) tokenizerFiles(dir string) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	for _, name := range companions {
-		info, err := os.Stat(filepath.Join(dir, name))
+		content, err := readCompanion(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
-		}
-		if err == nil && (!info.Mode().IsRegular() || info.Size() > maxCompanionBytes) {
-			err = fmt.Errorf("%s has %d bytes, expected a file of at most %d", filepath.Join(dir, name), info.Size(), maxCompanionBytes)
-		}
-		if err == nil {
-			files[name], err = os.ReadFile(filepath.Join(dir, name))
 		}
 		if err != nil {
 			return nil, err
 		}
+		files[name] = content
 	}
 	return files, nil
 }

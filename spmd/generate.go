@@ -13,11 +13,15 @@ import (
 )
 
 const generateUsage = `usage: spmd generate MODEL_DIR --prompt TEXT [options]
+       spmd generate MODEL_DIR --chat --prompt TEXT | --messages FILE [options]
 
 MODEL_DIR is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run, or a LoRA adapter as PEFT has
 it, such as OUTPUT_DIR/adapter.
 
   --prompt TEXT        the text to go on from (empty: from the start of a document)
+  --chat               the prompt is what a user says to the model: it goes through the model's chat template
+  --messages FILE      answer a conversation: JSON with messages, or with turns as in the data for training
+  --chat-template FILE another template than the model's own
   --base DIR           the model that an adapter belongs to (where the adapter says that it is)
   --tokens N           at most N tokens (200)
   --temperature X      how much chance has its way; 0 takes the likeliest token (0.7)
@@ -30,7 +34,7 @@ it, such as OUTPUT_DIR/adapter.
 // generateOptions are the options of spmd generate.
 type generateOptions struct {
 	dir, base string
-	prompt    string
+	prompt    prompt
 	threads   int
 	sampling  generate.Options
 }
@@ -40,7 +44,10 @@ func (p *program) parseGenerate(args []string) (o generateOptions, err error) {
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
 	flags.SetOutput(p.stderr)
 	flags.Usage = func() { fmt.Fprint(p.stderr, generateUsage) }
-	flags.StringVar(&o.prompt, "prompt", "", "")
+	flags.StringVar(&o.prompt.text, "prompt", "", "")
+	flags.BoolVar(&o.prompt.chat, "chat", false, "")
+	flags.StringVar(&o.prompt.messages, "messages", "", "")
+	flags.StringVar(&o.prompt.template, "chat-template", "", "")
 	flags.StringVar(&o.base, "base", "", "")
 	flags.IntVar(&o.sampling.Tokens, "tokens", 200, "")
 	flags.Float64Var(&o.sampling.Temperature, "temperature", 0.7, "")
@@ -70,10 +77,11 @@ func (p *program) parseGenerate(args []string) (o generateOptions, err error) {
 	case !(s.TopP > 0 && s.TopP <= 1):
 		return o, &usageError{"--top-p wants a probability, above 0 and at most 1"}
 	}
-	return o, nil
+	err = o.prompt.check()
+	return o, err
 }
 
-// generate prints the prompt and its continuation.
+// generate prints the prompt and its continuation, of a conversation the model's answer alone.
 func (p *program) generate(args []string) (err error) {
 	o, err := p.parseGenerate(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -95,6 +103,10 @@ func (p *program) generate(args []string) (err error) {
 	if o.sampling.Stop, err = generate.StopTokens(source.dir); err != nil {
 		return err
 	}
+	tokens, err := o.prompt.tokens(source.dir, tok)
+	if err != nil {
+		return err
+	}
 	if o.threads == 0 {
 		o.threads = runtime.NumCPU()
 	}
@@ -108,8 +120,10 @@ func (p *program) generate(args []string) (err error) {
 	if err != nil {
 		return source.explain(err)
 	}
-	fmt.Fprint(p.stdout, o.prompt)
-	err = generate.Text(p.stdout, m, dev, stream, tok, tok.EncodeSpecial(nil, o.prompt), o.sampling)
+	if !o.prompt.chat {
+		fmt.Fprint(p.stdout, o.prompt.text)
+	}
+	err = generate.Text(p.stdout, m, dev, stream, tok, tokens, o.sampling)
 	fmt.Fprintln(p.stdout)
 	return err
 }

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -22,6 +23,7 @@ type Chat struct {
 	template  *jinja.Template
 	special   map[string]jinja.Value // bos_token and the like
 	tokenizer tokenizer.Tokenizer
+	source    string // of the template
 	key       string
 }
 
@@ -35,7 +37,7 @@ func NewChat(dir, template string, t tokenizer.Tokenizer) (*Chat, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Chat{special: special, tokenizer: t}
+	c := &Chat{special: special, tokenizer: t, source: source}
 	if c.template, err = jinja.Parse(source); err != nil {
 		return nil, fmt.Errorf("the chat template: %w", err)
 	}
@@ -46,6 +48,28 @@ func NewChat(dir, template string, t tokenizer.Tokenizer) (*Chat, error) {
 	}
 	c.key = hex.EncodeToString(h.Sum(nil))
 	return c, nil
+}
+
+// Template returns the text of the template.
+func (c *Chat) Template() string { return c.source }
+
+// Prompt returns the text of a conversation up to where the assistant's next turn begins, as apply_chat_template of Transformers
+// does with add_generation_prompt. The conversation is a record of chat data, or a list of messages alone, and ends with a turn of
+// another's. The text has the special tokens written out.
+func (c *Chat) Prompt(conversation []byte) (string, error) {
+	if bytes.HasPrefix(bytes.TrimSpace(conversation), []byte("[")) {
+		conversation = fmt.Appendf(nil, `{"messages": %s}`, conversation)
+	}
+	v, err := parseRecord(conversation)
+	if err != nil {
+		return "", err
+	}
+	n := len(v.messages)
+	if role, _ := v.messages[n-1].Get("role"); role == "assistant" {
+		return "", errors.New("the last message is the assistant's; leave out what is to be generated")
+	}
+	text, err := c.template.Render(v.variables(c.special, n, true), nil)
+	return text.Text, err
 }
 
 // specialNames are the special tokens that Transformers passes to a template.
@@ -68,7 +92,7 @@ func readTemplate(dir, path string) (source string, special map[string]jinja.Val
 			return "", nil, fmt.Errorf("%s: %w", configPath, err)
 		}
 	}
-	own := filepath.Join(dir, "chat_template.jinja")
+	own := filepath.Join(dir, tokenizer.ChatTemplateName)
 	if _, err := os.Stat(own); err == nil && path == "" {
 		path = own
 	}
@@ -77,7 +101,7 @@ func readTemplate(dir, path string) (source string, special map[string]jinja.Val
 		return string(text), special, err
 	}
 	if source == "" {
-		return "", nil, fmt.Errorf("%s has no chat template, neither chat_template.jinja nor chat_template in tokenizer_config.json; set data.chat_template", dir)
+		return "", nil, fmt.Errorf("%s has no chat template, neither chat_template.jinja nor chat_template in tokenizer_config.json", dir)
 	}
 	return source, special, nil
 }
@@ -125,15 +149,12 @@ func parseTokenizerConfig(content []byte, special map[string]jinja.Value) (strin
 			return t.Template, nil
 		}
 	}
-	return "", errors.New("chat_template is a list without one called default; set data.chat_template")
+	return "", errors.New("chat_template is a list without one called default")
 }
 
 // encode makes the tokens of one record.
 func (c *Chat) encode(record []byte) (document, error) {
-	if !utf8.Valid(record) {
-		return nil, errors.New("the record is not UTF-8; convert the file")
-	}
-	conversation, err := parseConversation(record)
+	conversation, err := parseRecord(record)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +163,14 @@ func (c *Chat) encode(record []byte) (document, error) {
 		return nil, err
 	}
 	return c.mask(text, spans), nil
+}
+
+// parseRecord is parseConversation for text that may be in another encoding.
+func parseRecord(record []byte) (conversation, error) {
+	if !utf8.Valid(record) {
+		return conversation{}, errors.New("the record is not UTF-8; convert the file")
+	}
+	return parseConversation(record)
 }
 
 // render returns the text of a conversation and the parts that are the assistant's.

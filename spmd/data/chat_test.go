@@ -233,3 +233,29 @@ func FuzzConversation(f *testing.F) {
 		}
 	})
 }
+
+func TestChatPrompt(t *testing.T) {
+	const messages = `[{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "more"}]`
+	for _, conversation := range []string{messages, "\n " + messages, `{"messages": ` + messages + `}`,
+		`{"system": "s", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}, {"from": "human", "value": "more"}]}`} {
+		for template, want := range map[string]string{
+			headerTemplate: "<system>\ns|\n<user>\nhi|\n<assistant>\nho|\n<user>\nmore|\n<assistant>\n",
+			markedTemplate: "system:suser:hiassistant:ho!user:more",
+		} {
+			if got, err := mustChat(t, template).Prompt([]byte(conversation)); got != want || err != nil {
+				t.Errorf("%s\ngot  %q, %v\nwant %q", conversation, got, err, want)
+			}
+		}
+	}
+	for conversation, want := range map[string]string{
+		`[]`:         "no messages",
+		`[{}]`:       "no role",
+		`[{"role"`:   "byte",
+		"[\"\xff\"]": "not UTF-8",
+		`[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "h"}]`: "the last message is the assistant's",
+	} {
+		if got, err := mustChat(t, headerTemplate).Prompt([]byte(conversation)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %q, %v, want an error with %q", conversation, got, err, want)
+		}
+	}
+}

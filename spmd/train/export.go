@@ -8,6 +8,7 @@ import (
 
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 )
 
@@ -59,6 +60,9 @@ func (t *Trainer) writeModel(dir string) error {
 		if m.Files, err = t.Config.Tokenizer.Files(); err != nil {
 			return err
 		}
+	}
+	if t.Config.Data.ChatTemplate != "" { // else it is one of the tokenizer's files
+		m.Files[tokenizer.ChatTemplateName] = []byte(t.Config.Chat.Template())
 	}
 	if source := t.Config.Model.Path; source != "" {
 		generation, err := checkpoint.ReadGenerationConfig(source)

@@ -18,9 +18,12 @@ const (
 	configName = "tokenizer_config.json"
 )
 
+// ChatTemplateName is the file of a model directory with the template that turns conversations into text.
+const ChatTemplateName = "chat_template.jinja"
+
 // otherNames are the files that may stand beside them and belong to the tokenizer.
 var otherNames = [...]string{
-	"special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
+	"special_tokens_map.json", "added_tokens.json", ChatTemplateName, "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
 }
 
 // maxFileBytes limits a file; the largest known tokenizer.json have about 35 MB.
