@@ -2,6 +2,7 @@ package collective
 
 import (
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"slices"
@@ -123,7 +124,9 @@ func (a *acceptor) handle(accepted net.Conn) {
 		return
 	}
 	if err := a.claim(h); err != nil {
-		a.logRefusal(err, "from", conn.RemoteAddr(), "rank", h.from)
+		if !errors.Is(err, errCrossing) {
+			a.logRefusal(err, "from", conn.RemoteAddr(), "rank", h.from)
+		}
 		// The other side may be gone; then there is nobody to tell.
 		_ = writeMessage(conn, message{Kind: kindRefused, Cause: err.Error()})
 		conn.Close()

@@ -21,7 +21,7 @@ const (
 // dial connects to a listener of the job and goes through the handshake. While nobody listens it tries again until ctx
 // ends: processes may start in any order.
 func (c *credentials) dial(ctx context.Context, address string, h hello) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: dialTimeout}
+	dialer := net.Dialer{Timeout: dialTimeout, Control: controlCongestion}
 	unanswered := 0
 	var last error // the latest that says more than that time ran out
 	for {
@@ -214,6 +214,9 @@ func (c *connection) begin(to connectionState) bool {
 	return true
 }
 
+// errCrossing refuses the higher rank's attempt where both dial at once.
+var errCrossing = errors.New("this rank dials the other itself")
+
 // claim lets another rank's attempt be the connection, unless there is one already or this rank's own attempt counts.
 func (c *connection) claim(from, self int) error {
 	c.mu.Lock()
@@ -222,7 +225,7 @@ func (c *connection) claim(from, self int) error {
 	case c.state == claimedByPeer:
 		return fmt.Errorf("rank %d is already connected by another process", from)
 	case c.state == dialing && self < from:
-		return fmt.Errorf("rank %d connects to rank %d itself", self, from)
+		return errCrossing
 	}
 	c.state = claimedByPeer
 	return nil

@@ -100,9 +100,8 @@ func (a *account) reduction(algorithm Algorithm) {
 		switch kind {
 		case opAllReduce:
 			a.everyone(n - n/p)
-		case opReduce: // the root receives what the others send at once
-			a.step(1, n/p, far, 1)
-			a.t += float64(n-2*(n/p)) / levelInside.rate
+		case opReduce: // what the root receives
+			a.step(p-1, n-n/p, far, 1)
 		}
 		return
 	case Ring:
@@ -115,38 +114,35 @@ func (a *account) reduction(algorithm Algorithm) {
 		a.twoLevel(n)
 		return
 	}
-	if p > core { // the members beyond the core send everything; in the core, some return the result
-		a.step(0, 0, far, 1)
-		a.t += float64(n) / levelInside.rate
+	if p > core { // what the members beyond the core send
+		a.step(1, n, far, 1)
 	}
-	half := n / 2
 	for d := 1; d < core; d *= 2 {
 		switch algorithm {
 		case Doubling:
 			a.distance(d, n)
-		case Tree: // segments follow one another, so that a level costs its latency only
-			a.distance(d, 0)
+		case Tree: // what the root receives
+			a.step(1, n, far, 1)
 		case Halving:
+			half := n / (2 * d)
+			if kind == opReduceScatter { // whole parts
+				half = n / p * ((p + 2*d - 1) / (2 * d))
+			}
 			a.distance(d, half)
-			half /= 2
 		}
-	}
-	if algorithm == Tree {
-		a.e.Messages, a.e.Bytes = 1, n
-		a.t += float64(n) / levelInside.rate * float64(max(1, bits.Len(uint(core))-1))
 	}
 	if algorithm == Halving && kind != opReduceScatter {
 		for d := core / 2; d >= 1; d /= 2 {
-			half = n / (2 * d)
-			a.distance(d, half)
+			a.distance(d, n/(2*d))
 		}
 	}
-	if p > core && kind != opReduce {
+	if p > core && kind != opReduce { // what they get back, which nobody sends who is busier than the others
 		back := n
 		if kind == opReduceScatter {
 			back = n / p
 		}
-		a.step(1, back, far, 1)
+		a.step(0, 0, far, 1)
+		a.t += float64(back) / levelInside.rate
 	}
 }
 

@@ -26,7 +26,7 @@
 //	reduce-scatter  direct           1, of p-1 messages  n (p-1)/p
 //	                halving          k                   n (q-1)/q
 //	                ring             p-1                 n (p-1)/p
-//	reduce          tree             k + segments - 1    n, the root none
+//	reduce          tree             k + segments - 1    n, the root none (it receives n k)
 //	                halving          2k                  2 n (q-1)/q at most
 //	                direct           2                   n, the root n (p-1)/p
 //	all-gather      doubling         K                   n (p-1)/p

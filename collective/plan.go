@@ -47,7 +47,8 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 // once, connect every member with every other.
 const maxExact = 64
 
-// An Estimate is what the cost model expects of an algorithm. Messages and Bytes are those that the busiest member sends.
+// An Estimate is what the cost model expects of an algorithm. Messages and Bytes are what the busiest member sends or what it
+// receives, whichever is more.
 type Estimate struct {
 	Operation string
 	Algorithm Algorithm

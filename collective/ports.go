@@ -1,6 +1,7 @@
 package collective
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -41,11 +42,12 @@ func (p PortRange) String() string {
 // listen opens a listener at a free port of the range. It begins anywhere in the range, since many processes look for a port
 // at the same time.
 func (p PortRange) listen(host string) (net.Listener, error) {
+	config := net.ListenConfig{Control: controlCongestion}
 	size := int(p.Last) - int(p.First) + 1
 	begin := rand.IntN(size)
 	for i := range size {
 		port := int(p.First) + (begin+i)%size
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		l, err := config.Listen(context.Background(), "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err == nil || !errors.Is(err, syscall.EADDRINUSE) {
 			return l, err
 		}

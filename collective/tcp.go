@@ -44,11 +44,11 @@ type tcpLink struct {
 	from, to int    // what of it is not yet taken
 	headIn   [headerBytes]byte
 
-	counted counters
+	sent, received counter
 }
 
-// counters say what a link has sent.
-type counters struct{ messages, bytes int64 }
+// A counter says how many messages went over a link in one direction, and how much data.
+type counter struct{ messages, bytes int }
 
 // An outgoing is data to be written, with a header before it where it starts a message.
 type outgoing struct {
@@ -98,7 +98,7 @@ func detach(conn net.Conn) (int, error) {
 }
 
 func (l *tcpLink) send(h header, data []byte) {
-	l.counted.messages++
+	l.sent.messages++
 	o := outgoing{headed: headerBytes, data: data}
 	h.encode(&o.header)
 	l.enqueue(o)
@@ -111,7 +111,7 @@ func (l *tcpLink) more(data []byte) {
 }
 
 func (l *tcpLink) enqueue(o outgoing) {
-	l.counted.bytes += int64(len(o.data))
+	l.sent.bytes += len(o.data)
 	if l.sendErr != nil {
 		return
 	}
@@ -198,6 +198,8 @@ func (l *tcpLink) receive(want header) (int, error) {
 	if err := got.check(&want, l.peer, l.group.name); err != nil {
 		return 0, err
 	}
+	l.received.messages++
+	l.received.bytes += int(got.size)
 	return int(got.size), nil
 }
 

@@ -8,15 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spinTries is how often a wait looks again before it sleeps, where every rank of the host has a core of its own. A message
-// between two processes takes about as long as falling asleep and being woken.
-const spinTries = 200
+const (
+	// spinTries is how often a wait looks again before it sleeps, where every rank of the host can have a core of its own: to
+	// fall asleep and be woken takes longer than most messages. Some looks offer the core to others first, in case the
+	// kernel has put the rank that is waited for on the same one.
+	spinTries   = 1000
+	spinsAYield = 10
+	// yieldTries is how often it looks where ranks share cores, each time after it has offered its core.
+	yieldTries = 50
+)
 
 // A tcpWaiter waits for all TCP links of a group at once. It belongs to the group's stream, but for interrupt.
 type tcpWaiter struct {
 	group   *group
 	wake    int        // an eventfd that ends every wait of the group
 	spin    int        // how often to look before sleeping
+	yield   int        // at every how many of these looks to offer the core
 	sending []*tcpLink // with something queued
 
 	vector [maxVector][]byte
@@ -35,9 +42,9 @@ func (g *group) tcpWaiter() (*tcpWaiter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an eventfd: %w", err)
 	}
-	g.waiter = &tcpWaiter{group: g, wake: fd}
+	g.waiter = &tcpWaiter{group: g, wake: fd, spin: yieldTries, yield: 1}
 	if g.world.o.Place.LocalSize <= g.world.cores {
-		g.waiter.spin = spinTries
+		g.waiter.spin, g.waiter.yield = spinTries, spinsAYield
 	}
 	if g.broken() != nil {
 		g.waiter.interrupt()
@@ -75,7 +82,9 @@ func (w *tcpWaiter) wait(peer int, in *tcpLink) error {
 		return cause
 	}
 	if w.tries < w.spin {
-		w.tries++
+		if w.tries++; w.tries%w.yield == 0 {
+			yield()
+		}
 		return nil
 	}
 	w.tries = 0

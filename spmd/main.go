@@ -5,6 +5,7 @@
 //	spmd preprocess --output PREFIX --tokenizer DIR PATH... text, JSON lines or Parquet -> .bin/.idx, and back
 //	spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model
 //	spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format
+//	spmd bench collective [options]                         time the collectives between ranks
 //
 // It runs alone, as a job of one rank, or N times under launch. The exit status is 0 for a run that is done, 1 for one that
 // failed, 2 where the configuration or the command line is wrong: then nothing was started or written.
@@ -32,6 +33,7 @@ const usage = `spmd trains language models, one process per rank.
   spmd preprocess --output PREFIX [options] PATH...       text, JSON lines or Parquet -> .bin/.idx, and back; see spmd preprocess --help
   spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model; see spmd generate --help
   spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format; see spmd export --help
+  spmd bench collective [options]                         time the collectives between ranks; see spmd bench collective --help
 
 Several ranks: launch -n 8 ./spmd CONFIG.toml. The keys are in docs/config.md.
 `
@@ -78,6 +80,8 @@ func (p *program) run(args []string) int {
 		err = p.preprocess(args[1:])
 	case "generate":
 		err = p.generate(args[1:])
+	case "bench":
+		err = p.bench(args[1:])
 	case "export":
 		err = p.export(args[1:])
 	default:

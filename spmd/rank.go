@@ -26,35 +26,53 @@ func (p *program) place() (collective.Place, error) {
 	return place, nil
 }
 
-// join makes this process a rank of its job. The ranks must agree on the program, the arithmetic and the configuration.
-func (r *rank) join(ctx context.Context) (err error) {
-	c := r.config
-	r.meeting, err = collective.Meet(ctx, r.place, collective.MeetOptions{Getenv: r.getenv, Timeout: c.Collective.Timeout, Log: r.log})
+// A membership is this process's part in its job.
+type membership struct {
+	world   *collective.World
+	meeting *collective.Meeting
+	timeout time.Duration
+}
+
+// enter makes this process a rank of its job.
+func (p *program) enter(ctx context.Context, place collective.Place, o collective.Options) (m membership, err error) {
+	m.timeout = o.Timeout
+	m.meeting, err = collective.Meet(ctx, place, collective.MeetOptions{Getenv: p.getenv, Timeout: o.Timeout, Log: o.Log})
 	if err != nil {
-		return err
+		return m, err
 	}
-	r.world, err = collective.Join(ctx, collective.Options{
-		Place: r.meeting.Place, Secret: r.meeting.Secret, Backend: c.Collective.Backend, Timeout: c.Collective.Timeout,
-		Silence: c.Collective.HeartbeatTimeout, TLS: c.Collective.TLS, NewStream: r.device.NewStream, Log: r.log,
-		Facts: map[string]string{"version": version, "kernel set": r.device.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
-	})
-	if err != nil {
-		return errors.Join(err, r.meeting.Close(leaveTime))
+	o.Place, o.Secret = m.meeting.Place, m.meeting.Secret
+	if m.world, err = collective.Join(ctx, o); err != nil {
+		return m, errors.Join(err, m.meeting.Close(leaveTime))
 	}
-	r.meeting.Formed()
-	return nil
+	m.meeting.Formed()
+	return m, nil
 }
 
 // leaveTime is how long a rank that hosts its job's rendezvous stays to tell the others that the job has failed.
 const leaveTime = 3 * time.Second
 
 // leave ends this process's part in the job. A rank that hosts the rendezvous stays until the others have left.
-func (r *rank) leave() error {
-	limit := r.config.Collective.Timeout
-	if r.world.Err() != nil {
+func (m *membership) leave() error {
+	limit := m.timeout
+	if m.world.Err() != nil {
 		limit = leaveTime
 	}
-	return errors.Join(r.world.Close(), r.meeting.Close(limit))
+	return errors.Join(m.world.Close(), m.meeting.Close(limit))
+}
+
+// join makes this process a rank of a run. The ranks must agree on the program, the arithmetic and the configuration.
+func (r *rank) join(ctx context.Context) (err error) {
+	c := r.config
+	algorithm, err := collective.ParseAlgorithm(c.Collective.Algorithm)
+	if err != nil {
+		return err
+	}
+	r.membership, err = r.enter(ctx, r.place, collective.Options{
+		Backend: c.Collective.Backend, Algorithm: algorithm, AnyOrder: c.Run.Deterministic != "layout",
+		Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout, TLS: c.Collective.TLS, NewStream: r.device.NewStream, Log: r.log,
+		Facts: map[string]string{"version": version, "kernel set": r.device.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
+	})
+	return err
 }
 
 // watchLifeline ends this process as soon as launch is gone: the pipe whose other end launch holds then reads its end. It is

@@ -132,12 +132,11 @@ func (l *rankLog) close(failure error) error {
 // A rank is one process of a run, with everything it has opened.
 type rank struct {
 	*program
+	membership
 	config  *config.Config
 	load    config.LoadOptions
 	place   collective.Place
 	device  *cpu.Device
-	meeting *collective.Meeting
-	world   *collective.World
 	layout  *train.Layout
 	console *monitor.Console
 	log     *slog.Logger

@@ -16,6 +16,10 @@ func (l *loader) checkValues(world int) {
 	l.checkSchedule()
 	l.checkValidation()
 	l.checkDocuments()
+	if l.usable("run.deterministic", "collective.algorithm") && l.config.Run.Deterministic == "layout" && l.config.Collective.Algorithm == "ring" {
+		l.problem("collective.algorithm", `"ring" adds in an order that depends on the number of ranks, against run.deterministic = "layout"`,
+			`take another algorithm, or set run.deterministic to "run"`)
+	}
 	l.checkSamples()
 	if l.usable("data.tokenizer", "monitor.sample_tokens") && l.config.Monitor.SampleTokens > 0 && l.config.Data.Tokenizer == "" {
 		l.problem("monitor.sample_tokens", "a sample needs to know what its tokens mean", `set data.tokenizer to "bytes" if that made the tokens, or remove it`)

@@ -365,6 +365,10 @@ type Collective struct {
 	// `auto`: shared memory between the ranks of a host, TCP between hosts. `tcp`: TCP between all ranks. `shm`: shared
 	// memory; a job that spans hosts is refused.
 	Backend string `toml:"backend" values:"auto,tcp,shm" later:"hccl"`
+	// How collectives are done. `auto`: by a cost model, which `spmd bench collective --plan` prints. Others: that way, for
+	// every operation that has it. Under deterministic = "layout" sums keep the order of the aligned tree: ring is refused,
+	// and two-level where the hosts do not hold equal powers of two of neighbouring ranks.
+	Algorithm string `toml:"algorithm" values:"auto,direct,doubling,halving,ring,tree,pairwise,two-level"`
 	// How long a rank waits for its peers, as Go writes durations: "60s", "2m", "1h30m".
 	Timeout time.Duration `toml:"timeout" range:"(0,)"`
 	// How long nothing may be heard of a rank or a host, not even a heartbeat, before it counts as lost.
@@ -390,7 +394,7 @@ func Default() *Config {
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
 		Monitor:    Monitor{LogInterval: 1},
 		Device:     Device{Type: "auto"},
-		Collective: Collective{Backend: "auto", Timeout: time.Minute, HeartbeatTimeout: 30 * time.Second},
+		Collective: Collective{Backend: "auto", Algorithm: "auto", Timeout: time.Minute, HeartbeatTimeout: 30 * time.Second},
 	}
 }
 
