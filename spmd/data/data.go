@@ -220,15 +220,6 @@ func (d *Dataset) Samples() int64 {
 	return n
 }
 
-// Tokens returns how many tokens the samples are cut from.
-func (d *Dataset) Tokens() int64 {
-	n := int64(0)
-	for _, p := range d.parts {
-		n += p.tokens
-	}
-	return n
-}
-
 // Fingerprint identifies the tokens that the samples are cut from, wherever the files lie. It may read all of them.
 func (d *Dataset) Fingerprint() (string, error) {
 	var all []string

@@ -170,9 +170,9 @@ func TestValidationSplit(t *testing.T) {
 	training := mustNew(t, tokens, Options{SequenceLength: 10, ValidationSplit: 0.05})
 	held := mustNew(t, tokens, Options{SequenceLength: 10, ValidationSplit: 0.05, HeldOut: true})
 	// round(0.05*1003) = 50 tokens are held out.
-	if training.Tokens() != 953 || training.Samples() != 95 || held.Tokens() != 50 || held.Samples() != 4 {
-		t.Fatalf("training has %d tokens in %d samples, validation %d in %d",
-			training.Tokens(), training.Samples(), held.Tokens(), held.Samples())
+	trained, kept := training.parts[0].tokens, held.parts[0].tokens
+	if trained != 953 || training.Samples() != 95 || kept != 50 || held.Samples() != 4 {
+		t.Fatalf("training has %d tokens in %d samples, validation %d in %d", trained, training.Samples(), kept, held.Samples())
 	}
 	if got := firsts(t, training, 95); got[94] != 940 { // its last label is token 950, before the cut
 		t.Errorf("the last training sample begins at %d", got[94])
