@@ -17,8 +17,14 @@ MODELS = {
     "llama-15m": dict(cls="LlamaConfig", model_type="llama", hidden_size=288, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6),
     "qwen3-42m": dict(cls="Qwen3Config", model_type="qwen3", hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=64),
     "llama-110m": dict(cls="LlamaConfig", model_type="llama", hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=12),
+    "qwen3-moe": dict(cls="Qwen3MoeConfig", model_type="qwen3_moe", hidden_size=256, intermediate_size=768, moe_intermediate_size=256, num_hidden_layers=6,
+                      num_attention_heads=8, num_key_value_heads=4, head_dim=32, num_experts=16, num_experts_per_tok=4, norm_topk_prob=True, decoder_sparse_step=1),
+    "deepseek-v3": dict(cls="DeepseekV3Config", model_type="deepseek_v3", hidden_size=256, intermediate_size=768, moe_intermediate_size=128, num_hidden_layers=6,
+                        num_attention_heads=8, num_key_value_heads=8, n_routed_experts=16, num_experts_per_tok=4, n_shared_experts=1, n_group=4, topk_group=2,
+                        first_k_dense_replace=1, q_lora_rank=96, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
+                        tie_word_embeddings=False),
 }
-SHAPES = {"llama-15m": (4, 256), "qwen3-42m": (4, 256), "llama-110m": (1, 1024)}  # samples per rank, tokens
+SHAPES = {"llama-15m": (4, 256), "qwen3-42m": (4, 256), "llama-110m": (1, 1024), "qwen3-moe": (4, 256), "deepseek-v3": (4, 256)}  # samples per rank, tokens
 COMMON = dict(vocab_size=32000, max_position_embeddings=1024, tie_word_embeddings=True)
 
 
@@ -30,7 +36,7 @@ def torch_worker(a):
     if world > 1:
         torch.distributed.init_process_group("gloo")
     spec = dict(MODELS[a.worker]); batch, seq = SHAPES[a.worker]
-    config = getattr(transformers, spec.pop("cls"))(**{k: v for k, v in spec.items() if k != "model_type"}, **COMMON)
+    config = getattr(transformers, spec.pop("cls"))(**{**COMMON, **{k: v for k, v in spec.items() if k != "model_type"}})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     model.train()
@@ -93,7 +99,7 @@ def bench_torch(model, a, threads, ranks, compile):
 
 def toml(model, directory, ranks):
     spec, (batch, seq) = MODELS[model], SHAPES[model]
-    keys = {k: v for k, v in spec.items() if k != "cls"} | COMMON
+    keys = COMMON | {k: v for k, v in spec.items() if k != "cls"}
     lines = [f"{k} = {json.dumps(v)}" for k, v in keys.items()]
     return f"""[run]
 output_dir = "{directory}/out"
