@@ -18,7 +18,8 @@ import "math/bits"
 // the aligned pairwise tree, whatever the vector's length and wherever it is cut. A ring's order differs from element to
 // element. The lower member's part is always the first operand.
 //
-// Doubling: the whole vector is exchanged in each step. Steps: k. Bytes sent by each member: n k. The same tree.
+// Doubling: the whole vector is exchanged in each step. Steps: k. Bytes sent by each member: n k. The same tree. It is for
+// vectors of at most 256 KiB.
 //
 // Where p is no power of two, member q+i first sends its vector to member i, which folds it as the second operand; the
 // first q members do the above; member i sends the result to q+i. So the sum of 6 is ((0+4)+(1+5))+(2+3). This costs the

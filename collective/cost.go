@@ -15,8 +15,8 @@ type level struct {
 // The cost model's constants: connections inside a host, as measured over loopback, and between hosts, of ten gigabits that
 // all members of a host share.
 var (
-	levelInside  = level{latency: 12 * time.Microsecond, overhead: 3 * time.Microsecond, rate: 1.5}
-	levelBetween = level{latency: 30 * time.Microsecond, overhead: 3 * time.Microsecond, rate: 1.1}
+	levelInside  = level{latency: 12 * time.Microsecond, overhead: 10 * time.Microsecond, rate: 1.5}
+	levelBetween = level{latency: 30 * time.Microsecond, overhead: 10 * time.Microsecond, rate: 1.1}
 )
 
 // An account adds up an algorithm's costs for its busiest member.
@@ -173,7 +173,7 @@ func (a *account) across(n, users int) {
 func across(n, hosts int) Estimate {
 	q := question{kind: opAllReduce, bytes: n, members: hosts, topology: topology{hosts: hosts, local: 1}}
 	doubling, halving := q.estimate(Doubling), q.estimate(Halving)
-	if doubling.Time <= halving.Time {
+	if n <= maxDoubled && doubling.Time <= halving.Time {
 		return doubling
 	}
 	return halving

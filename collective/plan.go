@@ -43,6 +43,9 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 	return Auto, fmt.Errorf("%q is no algorithm; there are %s", name, strings.Join(algorithmNames[:], ", "))
 }
 
+// maxDoubled is the largest buffer that all-reduce exchanges whole: it takes scratch memory of the buffer's size.
+const maxDoubled = 256 << 10
+
 // maxExact is the largest group in which narrow sums are rounded once: the direct algorithms, which fold all versions at
 // once, connect every member with every other.
 const maxExact = 64
@@ -181,7 +184,9 @@ func (q question) reducing(spans bool) algorithmSet {
 		s |= setOf(Ring)
 	}
 	if q.kind == opAllReduce {
-		s |= setOf(Doubling)
+		if q.bytes <= maxDoubled {
+			s |= setOf(Doubling)
+		}
 		if spans && (q.anyOrder || q.topology.aligned) {
 			s |= setOf(TwoLevel)
 		}
