@@ -69,15 +69,15 @@ func (a *selfAttention) linears() []*linear { return []*linear{&a.qkv, &a.output
 func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, nd, kd := size.Tokens(), a.heads*a.dim, a.kvHeads*a.dim
 	r := &selfAttentionRecord{full: m.Recompute == RecomputeFull}
-	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	at := m.activation
 	projections, attended := m.keep(KeepAll), m.keep(RecomputeSelective)
 	r.qkv, r.dqkv = at(projections, t, nd+2*kd), at(m.Delayed, t, nd+2*kd)
 	if a.withQKNorm {
-		r.qRstd, r.qNormed, r.dqNormed = at(projections, t*a.heads), at(projections, t, nd), at(m.Delayed, t, nd)
-		r.kRstd, r.kNormed, r.dkNormed = at(projections, t*a.kvHeads), at(projections, t, kd), at(m.Delayed, t, kd)
+		r.qRstd, r.qNormed, r.dqNormed = m.statistic(projections, t*a.heads), at(projections, t, nd), at(m.Delayed, t, nd)
+		r.kRstd, r.kNormed, r.dkNormed = m.statistic(projections, t*a.kvHeads), at(projections, t, kd), at(m.Delayed, t, kd)
 	}
 	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
-	r.attended, r.stats = at(attended, t, nd), at(attended, statistics...)
+	r.attended, r.stats = at(attended, t, nd), m.statistic(attended, statistics...)
 	r.lora.place(t, projections, m, &a.qkv)
 	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, nd)

@@ -102,7 +102,7 @@ func (m *mixture) newBalanceRecord(size Size, mem *Memory) balanceRecord {
 	return balanceRecord{
 		counts:   mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
 		mass:     mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
-		gradient: mem.Saved.Tensor(device.Float32, size.Batch, m.Count),
+		gradient: mem.statistic(mem.Saved, size.Batch, m.Count),
 	}
 }
 

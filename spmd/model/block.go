@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"lockstep/kernels"
-	"lockstep/kernels/device"
 )
 
 // block is one transformer layer:
@@ -128,10 +127,10 @@ func (b *block) linears() []*linear { return append(b.attention.linears(), b.fee
 func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t := size.Tokens()
 	r := &blockRecord{recompute: m.Recompute}
-	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	at := m.activation
 	mark := m.Scratch.Mark()
 	r.h = at(m.keep(RecomputeSelective), t, b.hidden)
-	r.rstd1, r.rstd2 = at(m.keep(KeepAll), t), at(m.keep(KeepAll), t)
+	r.rstd1, r.rstd2 = m.statistic(m.keep(KeepAll), t), m.statistic(m.keep(KeepAll), t)
 	r.normed, r.projected = at(m.Scratch, t, b.hidden), at(m.Scratch, t, b.hidden)
 	r.dNormed2, r.dh, r.dNormed1 = at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden)
 	r.attention = b.attention.newRecord(k, size, m)

@@ -1,9 +1,6 @@
 package model
 
-import (
-	"lockstep/kernels"
-	"lockstep/kernels/device"
-)
+import "lockstep/kernels"
 
 // feedForward is y = (silu(x Wg^T) * (x Wu^T)) Wd^T.
 type feedForward struct {
@@ -37,9 +34,9 @@ func (f *feedForward) linears() []*linear { return []*linear{&f.gateUp, &f.down}
 func (f *feedForward) newRecord(_ kernels.Operators, size Size, m *Memory) Record {
 	t, i := size.Tokens(), f.intermediate
 	r := &feedForwardRecord{
-		gateUp:    m.keep(KeepAll).Tensor(device.Float32, t, 2*i),
-		dGateUp:   m.Delayed.Tensor(device.Float32, t, 2*i),
-		activated: m.Scratch.Tensor(device.Float32, t, i),
+		gateUp:    m.activation(m.keep(KeepAll), t, 2*i),
+		dGateUp:   m.activation(m.Delayed, t, 2*i),
+		activated: m.activation(m.Scratch, t, i),
 	}
 	r.lora.place(t, m.keep(KeepAll), m, &f.gateUp)
 	r.lora.place(t, m.Saved, m, &f.down)

@@ -1,9 +1,6 @@
 package model
 
-import (
-	"lockstep/kernels"
-	"lockstep/kernels/device"
-)
+import "lockstep/kernels"
 
 // head is the last layer: the final norm, the projection to the vocabulary, and the cross-entropy loss. It works on a chunk
 // of tokens at a time, so that the logits of a whole micro batch are never in memory, and computes its gradients in the
@@ -65,11 +62,11 @@ func (h *head) chunk(tokens int) int { return min(tokens, max(16, logitsElements
 func (h *head) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t := size.Tokens()
 	r := &headRecord{}
-	r.normed, r.rstd = m.Saved.Tensor(device.Float32, t, h.hidden), m.Saved.Tensor(device.Float32, t)
-	r.dNormed = m.Saved.Tensor(device.Float32, t, h.hidden)
+	r.normed, r.rstd = m.activation(m.Saved, t, h.hidden), m.statistic(m.Saved, t)
+	r.dNormed = m.activation(m.Saved, t, h.hidden)
 	mark := m.Scratch.Mark()
-	r.losses = m.Scratch.Tensor(device.Float32, t)
-	r.logits = m.Scratch.Tensor(device.Float32, h.chunk(t), h.vocab)
+	r.losses = m.statistic(m.Scratch, t)
+	r.logits = m.statistic(m.Scratch, h.chunk(t), h.vocab)
 	m.Scratch.Release(mark)
 	for _, p := range h.predictors {
 		r.predictors = append(r.predictors, p.newRecord(k, size, m))

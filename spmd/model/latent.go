@@ -90,19 +90,19 @@ func (a *latentAttention) linears() []*linear {
 func (a *latentAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, key := size.Tokens(), a.heads*(a.PlainDim+a.RotaryDim)
 	r := &latentRecord{full: m.Recompute == RecomputeFull}
-	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	at := m.activation
 	projections, attended := m.keep(KeepAll), m.keep(RecomputeSelective)
 	if a.QueryRank > 0 {
-		r.queryDown, r.queryRstd, r.queryNormed = at(projections, t, a.QueryRank), at(projections, t), at(m.Scratch, t, a.QueryRank)
+		r.queryDown, r.queryRstd, r.queryNormed = at(projections, t, a.QueryRank), m.statistic(projections, t), at(m.Scratch, t, a.QueryRank)
 		r.dQueryDown, r.dQueryNormed = at(m.Delayed, t, a.QueryRank), at(m.Delayed, t, a.QueryRank)
 	}
 	r.query, r.dQuery = at(projections, t, key), at(m.Delayed, t, key)
-	r.down, r.downRstd, r.downNormed = at(projections, t, a.KeyValueRank+a.RotaryDim), at(projections, t), at(m.Scratch, t, a.KeyValueRank)
+	r.down, r.downRstd, r.downNormed = at(projections, t, a.KeyValueRank+a.RotaryDim), m.statistic(projections, t), at(m.Scratch, t, a.KeyValueRank)
 	r.dDown, r.dDownNormed = at(m.Delayed, t, a.KeyValueRank+a.RotaryDim), at(m.Delayed, t, a.KeyValueRank)
 	r.up, r.dUp = at(projections, t, a.heads*(a.PlainDim+a.ValueDim)), at(m.Delayed, t, a.heads*(a.PlainDim+a.ValueDim))
 	r.keys, r.dKeys = at(projections, t, key), at(m.Scratch, t, key)
 	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
-	r.attended, r.stats = at(attended, t, a.heads*a.ValueDim), at(attended, statistics...)
+	r.attended, r.stats = at(attended, t, a.heads*a.ValueDim), m.statistic(attended, statistics...)
 	r.lora.place(t, projections, m, &a.queryDown, &a.query, &a.down, &a.up)
 	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, a.heads*a.ValueDim)

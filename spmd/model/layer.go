@@ -54,12 +54,25 @@ func (s Size) Tokens() int { return s.Batch * s.Sequence }
 type Memory struct {
 	// Recompute says what the layer keeps in Saved.
 	Recompute Recompute
+	// DType is the type of activations and of their gradients, Float32 or BFloat16. Statistics, what routers compute, logits and
+	// losses are Float32 whatever it says.
+	DType device.DType
 	// Saved holds what lives from a micro batch's forward pass to the end of its backward pass.
 	Saved *kernels.Arena
 	// Delayed holds what lives from BackwardInput to BackwardWeight. It is Scratch where the two follow each other.
 	Delayed *kernels.Arena
 	// Scratch holds what lives within one call; layers share it. What Recompute fills lives on to the call that follows.
 	Scratch *kernels.Arena
+}
+
+// activation places an activation, or the gradient of one, in a.
+func (m *Memory) activation(a *kernels.Arena, shape ...int) kernels.Tensor {
+	return a.Tensor(m.DType, shape...)
+}
+
+// statistic places a tensor of Float32 in a, whatever activations are.
+func (m *Memory) statistic(a *kernels.Arena, shape ...int) kernels.Tensor {
+	return a.Tensor(device.Float32, shape...)
 }
 
 // keep returns where goes what is kept with r and with all that keep more: to Saved, or to Scratch where it is computed

@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"lockstep/kernels"
-	"lockstep/kernels/device"
 	"lockstep/spmd/random"
 )
 
@@ -78,9 +77,9 @@ func (r *loraRecords) place(rows int, kept *kernels.Arena, m *Memory, linears ..
 			continue
 		}
 		width := l.lora.down.shape[0]
-		one := &loraRecord{low: kept.Tensor(device.Float32, rows, width), dLow: m.Delayed.Tensor(device.Float32, rows, width)}
+		one := &loraRecord{low: m.activation(kept, rows, width), dLow: m.activation(m.Delayed, rows, width)}
 		if l.lora.rate > 0 {
-			one.dropped = m.Scratch.Tensor(device.Float32, rows, l.lora.down.shape[1])
+			one.dropped = m.activation(m.Scratch, rows, l.lora.down.shape[1])
 		}
 		if *r == nil {
 			*r = loraRecords{}

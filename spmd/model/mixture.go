@@ -94,14 +94,14 @@ func (m *mixture) linears() []*linear {
 func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record {
 	t, e, top := size.Tokens(), m.Count, m.Route.TopK
 	r := &mixtureRecord{full: mem.Recompute == RecomputeFull}
-	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	at, statistic := mem.activation, mem.statistic
 	routed := mem.keep(RecomputeSelective)
-	r.logits, r.scores, r.weights = at(routed, t, e), at(routed, t, e), at(routed, t, top)
+	r.logits, r.scores, r.weights = statistic(routed, t, e), statistic(routed, t, e), statistic(routed, t, top)
 	r.experts, r.position = routed.Tensor(device.Int32, t, top), routed.Tensor(device.Int32, t, top)
 	r.offsets = routed.Tensor(device.Int32, e+1)
 	r.balance = m.newBalanceRecord(size, mem)
 	r.gateUp, r.dGateUp = at(mem.keep(KeepAll), t*top, 2*m.Width), at(mem.Delayed, t*top, 2*m.Width)
-	r.dLogits, r.dWeights = at(mem.Delayed, t, e), at(mem.Scratch, t, top)
+	r.dLogits, r.dWeights = statistic(mem.Delayed, t, e), statistic(mem.Scratch, t, top)
 	r.rows, r.activated = at(mem.Scratch, t*top, m.hidden), at(mem.Scratch, t*top, m.Width)
 	if m.shared != nil {
 		r.sharedOut = at(mem.Scratch, t, m.hidden)

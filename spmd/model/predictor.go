@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"lockstep/kernels"
-	"lockstep/kernels/device"
 )
 
 // predictor is a module of multi-token prediction (DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2.2), in the form
@@ -56,9 +55,9 @@ func (p *predictor) uses() []*Use {
 func (p *predictor) newRecord(k kernels.Operators, size Size, m *Memory) *predictorRecord {
 	t := size.Tokens()
 	r := &predictorRecord{}
-	at := func(a *kernels.Arena, shape ...int) kernels.Tensor { return a.Tensor(device.Float32, shape...) }
+	at := m.activation
 	r.x, r.out, r.normed = at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden)
-	r.embeddingRstd, r.hiddenRstd, r.rstd = at(m.Saved, t), at(m.Saved, t), at(m.Saved, t)
+	r.embeddingRstd, r.hiddenRstd, r.rstd = m.statistic(m.Saved, t), m.statistic(m.Saved, t), m.statistic(m.Saved, t)
 	r.dNormed, r.dOut, r.dx = at(m.Saved, t, p.hidden), at(m.Delayed, t, p.hidden), at(m.Delayed, t, p.hidden)
 	r.dPair = at(m.Delayed, t, 2*p.hidden)
 	r.embedded, r.dEmbedded, r.paired = at(m.Scratch, t, p.hidden), at(m.Scratch, t, p.hidden), at(m.Scratch, t, 2*p.hidden)

@@ -194,17 +194,17 @@ func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placeme
 	for i := range len(c.layers) + 1 {
 		var x kernels.Tensor // none before the embedding and after the head
 		if !(i == 0 && c.first) && !(i == len(c.layers) && c.last) {
-			x = m.Saved.Tensor(device.Float32, size.Tokens(), hidden)
+			x = m.activation(m.Saved, size.Tokens(), hidden)
 		}
 		r.activations = append(r.activations, x)
 	}
 	mark := m.Scratch.Mark()
 	if m.Split {
 		for range len(c.layers) + 1 {
-			r.gradients = append(r.gradients, m.Delayed.Tensor(device.Float32, size.Tokens(), hidden))
+			r.gradients = append(r.gradients, m.activation(m.Delayed, size.Tokens(), hidden))
 		}
 	} else {
-		pair := [2]kernels.Tensor{m.Scratch.Tensor(device.Float32, size.Tokens(), hidden), m.Scratch.Tensor(device.Float32, size.Tokens(), hidden)}
+		pair := [2]kernels.Tensor{m.activation(m.Scratch, size.Tokens(), hidden), m.activation(m.Scratch, size.Tokens(), hidden)}
 		for i := range len(c.layers) + 1 {
 			r.gradients = append(r.gradients, pair[i%2])
 		}

@@ -157,7 +157,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
 		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(),
-	}, model.Memory{Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
+	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
 }
 
