@@ -104,11 +104,11 @@ func (a *exportAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream
 	defer func() { err = errors.Join(err, storage.Free()) }()
 	sum, down, up := place(kernels.NewArena(storage))
 	values := make([]float32, max(chunk*in, rank*in, out*rank))
-	if err := a.weights.ReadFloat32(module+checkpoint.LoRAA, values[:rank*in]); err != nil {
+	if err := a.weights.ReadFloat32(module+checkpoint.LoRAA, 0, values[:rank*in]); err != nil {
 		return err
 	}
 	dev.Write(stream, down.Region(), device.BytesOf(values[:rank*in]))
-	if err := a.weights.ReadFloat32(module+checkpoint.LoRAB, values[:out*rank]); err != nil {
+	if err := a.weights.ReadFloat32(module+checkpoint.LoRAB, 0, values[:out*rank]); err != nil {
 		return err
 	}
 	scale := float32(a.config.Scale())
@@ -120,7 +120,7 @@ func (a *exportAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream
 	for from := 0; from < out; from += chunk {
 		rows := min(chunk, out-from)
 		part, part32 := values[:rows*in], sum.Narrow(0, 0, rows)
-		if err := base.ReadFloat32Rows(t.Name, from, part); err != nil {
+		if err := base.ReadFloat32(t.Name, from*in, part); err != nil {
 			return err
 		}
 		dev.Write(stream, part32.Region(), device.BytesOf(part))

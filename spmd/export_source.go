@@ -106,7 +106,7 @@ func (s *exportSource) check() error {
 	if s.weights == nil { // an adapter alone
 		return nil
 	}
-	_, err := model.New(s.config).CheckWeights(s.weights)
+	_, err := model.New(s.config, model.Partition{}).CheckWeights(s.weights)
 	if err == nil && s.adapter != nil {
 		err = s.adapter.check(s.weights)
 	}

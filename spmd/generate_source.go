@@ -64,7 +64,7 @@ func (s *generateSource) load(dev kernels.Device, stream device.Stream) (*model.
 		return nil, err
 	}
 	defer weights.Close()
-	m := model.New(c)
+	m := model.New(c, model.Partition{})
 	if _, err := m.CheckWeights(weights); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.dir, err)
 	}

@@ -105,7 +105,7 @@ func readCurve(path, directory string) (*curve, error) {
 	if s.Args.MTP > 0 {
 		a.PredictionLossWeight = s.Args.MTP
 	}
-	c := &curve{family: a.Family, parameters: model.New(a).NumParameters(), features: architectureFeatures(a), reference: "PyTorch " + s.Versions["torch"]}
+	c := &curve{family: a.Family, parameters: model.New(a, model.Partition{}).NumParameters(), features: architectureFeatures(a), reference: "PyTorch " + s.Versions["torch"]}
 	c.reference, _, _ = strings.Cut(c.reference, "+") // the build
 	if v := s.Versions["transformers"]; v != "" {
 		c.reference += ", Transformers " + v

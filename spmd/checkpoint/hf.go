@@ -158,37 +158,17 @@ func (w *Weights) Shape(name string) (shape []int, ok bool) {
 // DType returns the element type of the named tensor, "" when there is no such tensor.
 func (w *Weights) DType(name string) safetensors.DType { return w.tensors[name].dtype }
 
-// ReadFloat32 reads the named tensor, converted to float32 as safetensors.ToFloat32 does. dst must have its size.
-func (w *Weights) ReadFloat32(name string, dst []float32) error {
+// ReadFloat32 reads as many elements of the named tensor as fill dst, from element first of its row-major order on, converted to
+// float32 as safetensors.ToFloat32 does.
+func (w *Weights) ReadFloat32(name string, first int, dst []float32) error {
 	t, err := w.find(name)
 	if err != nil {
 		return err
 	}
-	if len(dst) != elements(t.shape) {
-		return fmt.Errorf("%s: tensor %q has shape %v, %d elements were asked for", t.path, name, t.shape, len(dst))
+	if n := elements(t.shape); first < 0 || first > n || len(dst) > n-first {
+		return fmt.Errorf("%s: tensor %q has shape %v, %d elements from element %d on were asked for", t.path, name, t.shape, len(dst), first)
 	}
-	return t.readAt(0, dst)
-}
-
-// ReadFloat32Rows is ReadFloat32 for the rows from first on, as many as fill dst. A row is what one index of the first
-// dimension selects.
-func (w *Weights) ReadFloat32Rows(name string, first int, dst []float32) error {
-	t, err := w.find(name)
-	if err != nil {
-		return err
-	}
-	if len(t.shape) == 0 {
-		return fmt.Errorf("%s: tensor %q is a scalar and has no rows", t.path, name)
-	}
-	rows, width := t.shape[0], elements(t.shape[1:])
-	count := 0
-	if width > 0 {
-		count = len(dst) / width
-	}
-	if first < 0 || first > rows || count > rows-first || count*width != len(dst) {
-		return fmt.Errorf("%s: tensor %q: %d elements from row %d on are not whole rows of shape %v", t.path, name, len(dst), first, t.shape)
-	}
-	return t.readAt(first*width, dst)
+	return t.readAt(first, dst)
 }
 
 func (w *Weights) find(name string) (stored, error) {

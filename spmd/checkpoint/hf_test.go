@@ -77,26 +77,23 @@ func checkSmallModel(t *testing.T, dir string) {
 	}
 	for name, want := range map[string][]float32{"lm_head.weight": {1, 2, 3, 4, 5, 6}, "a.half": {1, -2}, "scalar": {1}} {
 		got := make([]float32, len(want))
-		if err := w.ReadFloat32(name, got); err != nil || !slices.Equal(got, want) {
+		if err := w.ReadFloat32(name, 0, got); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s is %v, %v", name, got, err)
 		}
 	}
-	rows := make([]float32, 4)
-	if err := w.ReadFloat32Rows("lm_head.weight", 1, rows); err != nil || !slices.Equal(rows, []float32{3, 4, 5, 6}) {
-		t.Errorf("rows %v, %v", rows, err)
+	part := make([]float32, 4)
+	if err := w.ReadFloat32("lm_head.weight", 1, part); err != nil || !slices.Equal(part, []float32{2, 3, 4, 5}) {
+		t.Errorf("part %v, %v", part, err)
 	}
-	if err := w.ReadFloat32Rows("a.half", 1, rows[:1]); err != nil || rows[0] != -2 {
-		t.Errorf("row %v, %v", rows[0], err)
+	if err := w.ReadFloat32("a.half", 1, part[:1]); err != nil || part[0] != -2 {
+		t.Errorf("element %v, %v", part[0], err)
 	}
 	for want, err := range map[string]error{
-		`there is no tensor "none"`:             w.ReadFloat32("none", nil),
-		"4 elements were asked for":             w.ReadFloat32("lm_head.weight", rows),
-		`tensor "codes": dtype U8 does not`:     w.ReadFloat32("codes", make([]float32, 3)),
-		"has no rows":                           w.ReadFloat32Rows("scalar", 0, rows),
-		"3 elements from row 0 on are not":      w.ReadFloat32Rows("lm_head.weight", 0, rows[:3]),
-		"4 elements from row 2 on are not":      w.ReadFloat32Rows("lm_head.weight", 2, rows),
-		"0 elements from row -1 on are not":     w.ReadFloat32Rows("lm_head.weight", -1, nil),
-		`weights of ` + dir + `: there is no t`: w.ReadFloat32Rows("none", 0, nil),
+		`weights of ` + dir + `: there is no tensor "none"`: w.ReadFloat32("none", 0, nil),
+		`tensor "codes": dtype U8 does not`:                 w.ReadFloat32("codes", 0, make([]float32, 3)),
+		"4 elements from element 0 on were":                 w.ReadFloat32("scalar", 0, part),
+		"4 elements from element 3 on were":                 w.ReadFloat32("lm_head.weight", 3, part),
+		"0 elements from element -1 on were":                w.ReadFloat32("lm_head.weight", -1, nil),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, expected %s", err, want)

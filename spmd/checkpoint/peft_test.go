@@ -42,7 +42,7 @@ func TestAdapterReadsBack(t *testing.T) {
 		t.Errorf("got %+v, want %+v", a.Config, want)
 	}
 	values := make([]float32, 3)
-	if err := a.ReadFloat32("model.layers.0.self_attn.q_proj"+LoRAA, values); err != nil || !slices.Equal(values, []float32{1, 2, 3}) || len(a.Names()) != 4 {
+	if err := a.ReadFloat32("model.layers.0.self_attn.q_proj"+LoRAA, 0, values); err != nil || !slices.Equal(values, []float32{1, 2, 3}) || len(a.Names()) != 4 {
 		t.Errorf("A is %v, %v; there is %v", values, err, a.Names())
 	}
 	file, err := safetensors.Open(filepath.Join(dir, adapterWeightsName))

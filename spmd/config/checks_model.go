@@ -170,7 +170,7 @@ func (l *loader) compareWeights(dir string) error {
 	if err != nil {
 		return err
 	}
-	note, err := model.New(l.config.Architecture).CheckWeights(weights)
+	note, err := model.New(l.config.Architecture, model.Partition{}).CheckWeights(weights)
 	if note != "" {
 		l.note("model.path", "%s", note)
 	}

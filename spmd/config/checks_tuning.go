@@ -25,7 +25,7 @@ func (l *loader) checkTuning() {
 			}
 		}
 		if l.usable("train.freeze") {
-			if err := model.New(c.Architecture).Tune(model.Tuning{Freeze: c.Train.Freeze}); err != nil {
+			if err := model.New(c.Architecture, model.Partition{}).Tune(model.Tuning{Freeze: c.Train.Freeze}); err != nil {
 				l.problem("train.freeze", err.Error(), "leave something to train, by patterns such as \"model.layers.0.*\"")
 			}
 		}
@@ -43,7 +43,7 @@ func (l *loader) checkTuning() {
 	if !l.usable("lora.target_modules", "lora.alpha", "lora.rslora", "lora.dropout", "lora.base_dtype") {
 		return
 	}
-	m := model.New(c.Architecture)
+	m := model.New(c.Architecture, model.Partition{})
 	if err := m.Tune(c.Tuning()); err != nil {
 		l.problem("lora.target_modules", err.Error(), "name modules of the model")
 	} else if l.usable("lora.init") && c.LoRA.Init != "" {

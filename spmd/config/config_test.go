@@ -189,7 +189,7 @@ func TestEvaluateNeedsNoTraining(t *testing.T) {
 		}
 		write(t, filepath.Join(dir, "model.safetensors"), file.Bytes())
 	}
-	parameters := model.New(c0).Parameters
+	parameters := model.New(c0, model.Partition{}).Parameters
 	writeWeights(parameters)
 	o := LoadOptions{Path: filepath.Join(dir, "c.toml")}
 	write(t, o.Path, []byte(`

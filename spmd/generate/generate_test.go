@@ -33,7 +33,7 @@ func small(t *testing.T, family string, lora *model.LoRA, threads int) (*model.M
 	}
 	t.Cleanup(func() { dev.Close() })
 	s := dev.NewInlineStream("compute")
-	m := model.New(c)
+	m := model.New(c, model.Partition{})
 	if lora != nil {
 		if err := m.Tune(model.Tuning{LoRA: lora}); err != nil {
 			t.Fatal(err)
@@ -61,7 +61,7 @@ func small(t *testing.T, family string, lora *model.LoRA, threads int) (*model.M
 // varied gives adapters values that differ; at the start of a training B is zero.
 type varied struct{ model.WeightSource }
 
-func (varied) ReadFloat32Rows(name string, first int, dst []float32) error {
+func (varied) ReadFloat32(name string, first int, dst []float32) error {
 	for i := range dst {
 		dst[i] = float32((len(name)+7*first+3*i)%11-5) / 8
 	}

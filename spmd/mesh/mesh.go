@@ -2,10 +2,14 @@
 //
 // The grid has four axes. Ranks are numbered with the tensor axis fastest, then context, data and pipeline: the axes that
 // exchange most per step connect neighbouring ranks, which share a host. World = tensor x context x data x pipeline.
+//
+// Experts have no axis of their own: they are spread over ranks that hold the same layers. The ranks of a pipeline stage are
+// cut into blocks of neighbours; a block holds all experts, and the ranks at the same place in all blocks hold the same ones.
 package mesh
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,29 +30,30 @@ var names = [axes]string{"tensor", "context", "data", "pipeline"}
 // String returns the axis's key in [parallel].
 func (a Axis) String() string { return names[a] }
 
+// Sizes are the numbers of ranks along the axes, and how many of them share the experts; all are at least 1.
+type Sizes struct{ Tensor, Context, Data, Pipeline, Expert int }
+
 // A Mesh is the grid as one rank sees it.
 type Mesh struct {
-	Rank int
-	size [axes]int
+	Rank   int
+	size   [axes]int
+	expert int
 }
 
-// New returns the mesh of a rank; sizes are indexed by Axis and at least 1.
-func New(rank int, tensor, context, data, pipeline int) (Mesh, error) {
-	m := Mesh{Rank: rank, size: [axes]int{tensor, context, data, pipeline}}
+// New returns the mesh of a rank.
+func New(rank int, s Sizes) (Mesh, error) {
+	m := Mesh{Rank: rank, size: [axes]int{s.Tensor, s.Context, s.Data, s.Pipeline}, expert: s.Expert}
 	if rank < 0 || rank >= m.World() {
 		return m, fmt.Errorf("mesh: rank %d is outside a mesh of %d ranks", rank, m.World())
+	}
+	if stage := m.stride(Pipeline); s.Expert < 1 || stage%s.Expert != 0 {
+		return m, fmt.Errorf("mesh: experts cannot be spread over %d of the %d ranks that hold the same layers", s.Expert, stage)
 	}
 	return m, nil
 }
 
 // World returns the number of ranks.
-func (m Mesh) World() int {
-	n := 1
-	for _, s := range m.size {
-		n *= s
-	}
-	return n
-}
+func (m Mesh) World() int { return m.stride(axes) }
 
 // Size returns the number of ranks along an axis.
 func (m Mesh) Size(a Axis) int { return m.size[a] }
@@ -65,16 +70,53 @@ func (m Mesh) stride(a Axis) int {
 	return n
 }
 
-// Group returns the ranks that differ from this one along one axis only, in order, this one included.
-func (m Mesh) Group(a Axis) []int {
-	ranks := make([]int, m.size[a])
+// Ranks returns the ranks that differ from this one along the given axes only, in order, this one included.
+func (m Mesh) Ranks(along ...Axis) []int {
+	ranks := []int{m.Rank}
+	for _, a := range along {
+		var more []int
+		for _, r := range ranks {
+			for i := range m.size[a] {
+				more = append(more, r+(i-m.Coordinate(a))*m.stride(a))
+			}
+		}
+		ranks = more
+	}
+	slices.Sort(ranks)
+	return ranks
+}
+
+// Replicas returns the ranks that hold the same dense weights as this one and work on other tokens: those that add up
+// their gradients.
+func (m Mesh) Replicas() []int { return m.Ranks(Context, Data) }
+
+// ExpertSize returns over how many ranks the experts are spread, ExpertCoordinate which of their parts this rank holds.
+func (m Mesh) ExpertSize() int { return m.expert }
+
+// ExpertCoordinate returns this rank's position in its ExpertGroup.
+func (m Mesh) ExpertCoordinate() int { return m.Rank % m.expert }
+
+// ExpertGroup returns the ranks that together hold all experts, and send each other tokens.
+func (m Mesh) ExpertGroup() []int {
+	ranks := make([]int, m.expert)
 	for i := range ranks {
-		ranks[i] = m.Rank + (i-m.Coordinate(a))*m.stride(a)
+		ranks[i] = m.Rank - m.ExpertCoordinate() + i
 	}
 	return ranks
 }
 
-// String describes the grid, such as "4 ranks = data 4".
+// ExpertReplicas returns the ranks that hold the same experts as this one: those that add up their gradients.
+func (m Mesh) ExpertReplicas() []int {
+	stage := m.stride(Pipeline)
+	first := m.Rank/stage*stage + m.ExpertCoordinate()
+	ranks := make([]int, stage/m.expert)
+	for i := range ranks {
+		ranks[i] = first + i*m.expert
+	}
+	return ranks
+}
+
+// String describes the grid, such as "8 ranks = data 4 x tensor 2, experts over 4".
 func (m Mesh) String() string {
 	var parts []string
 	for a := axes - 1; a >= 0; a-- {
@@ -85,5 +127,9 @@ func (m Mesh) String() string {
 	if len(parts) == 0 {
 		return "1 rank"
 	}
-	return fmt.Sprintf("%d ranks = %s", m.World(), strings.Join(parts, " x "))
+	text := fmt.Sprintf("%d ranks = %s", m.World(), strings.Join(parts, " x "))
+	if m.expert > 1 {
+		text += fmt.Sprintf(", experts over %d", m.expert)
+	}
+	return text
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"lockstep/kernels"
+	"lockstep/spmd/shard"
 )
 
 // block is one transformer layer:
@@ -65,12 +66,13 @@ type blockRecord struct {
 // A builder makes the parameters of a model, which it lists in the order of their making.
 type builder struct {
 	config     *Config
+	partition  Partition
 	parameters []*Parameter
 }
 
-// parameter makes a parameter.
+// parameter makes a parameter that this rank holds whole.
 func (b *builder) parameter(name string, init Init, shape ...int) *Parameter {
-	p := &Parameter{Name: name, Shape: shape, Init: init}
+	p := &Parameter{Name: name, Shape: shape, Slice: shard.All(shape...), Init: init}
 	b.parameters = append(b.parameters, p)
 	return p
 }

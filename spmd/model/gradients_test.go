@@ -56,7 +56,7 @@ func TestPieces(t *testing.T) {
 				if len(problems) > 0 {
 					t.Fatal(problems)
 				}
-				m, ids := model.New(c), []int32{8999, 0, 17, 6527, 6528, 4095, 4096, 1}
+				m, ids := model.New(c, model.Partition{}), []int32{8999, 0, 17, 6527, 6528, 4095, 4096, 1}
 				g, rows := touchedGradients(t, m, dev, s, ids)
 				want := wholeTable(t, m, dev, s, g, ids, rows)
 				g.Merge(dev, s)

@@ -6,6 +6,7 @@ import (
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
+	"lockstep/spmd/shard"
 )
 
 // An Init says how a parameter starts when it is not loaded.
@@ -21,10 +22,14 @@ const (
 	Uniform
 )
 
-// A Parameter is one tensor of the model, under its Hugging Face name.
+// A Parameter is one tensor of the model, under its Hugging Face name, or the part of it that this rank holds.
 type Parameter struct {
-	Name  string
+	Name string
+	// Shape is that of the part in memory.
 	Shape []int
+	// Slice says which part of the whole tensor it is. The slice's elements are the first in memory; what is beyond them
+	// fills up a vocabulary that ranks do not divide, is zero, and is in no file.
+	Slice shard.Slice
 	Init  Init
 	// Untrained says that no gradient changes it: it has none, and no optimizer state.
 	Untrained bool

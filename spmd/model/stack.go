@@ -22,10 +22,14 @@ type Model struct {
 	layout layout
 }
 
-// New builds the stack of a configuration. It allocates no memory for values.
-func New(c *Config) *Model {
+// A Partition says which part of the layers' weights this rank holds: TensorRank's of Tensor parts of each matrix, and the
+// experts of ExpertRank, one of Expert ranks. The zero Partition is all of them, like sizes of 1.
+type Partition struct{ Tensor, TensorRank, Expert, ExpertRank int }
+
+// New builds the stack of a configuration, as one rank holds it. It allocates no memory for values.
+func New(c *Config, part Partition) *Model {
 	m := &Model{Config: c}
-	b := &builder{config: c}
+	b := &builder{config: c, partition: part}
 	table := b.weight("model.embed_tokens", c.VocabSize, c.HiddenSize)
 	input := newEmbedding(table)
 	m.tables, m.Layers = []*Use{input.weight}, append(m.Layers, input)

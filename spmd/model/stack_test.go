@@ -27,7 +27,7 @@ func small(t *testing.T, family string, dev *cpu.Device, s device.Stream) *model
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	m := model.New(c)
+	m := model.New(c, model.Partition{})
 	storage, err := dev.Alloc(4 * m.WeightElements())
 	if err != nil {
 		t.Fatal(err)
@@ -103,14 +103,10 @@ func (w weights) Names() (names []string) {
 
 func (w weights) Shape(name string) ([]int, bool) { s, ok := w[name]; return s, ok }
 
-// ReadFloat32Rows makes each value its index in the tensor.
-func (w weights) ReadFloat32Rows(name string, first int, dst []float32) error {
-	width := 1
-	for _, d := range w[name][1:] {
-		width *= d
-	}
+// ReadFloat32 makes each value its index in the tensor.
+func (w weights) ReadFloat32(name string, first int, dst []float32) error {
 	for i := range dst {
-		dst[i] = float32(first*width + i)
+		dst[i] = float32(first + i)
 	}
 	return nil
 }
@@ -118,7 +114,7 @@ func (w weights) ReadFloat32Rows(name string, first int, dst []float32) error {
 // TestWeightsAreLoadedInPieces loads a table that is larger than what is read at a time.
 func TestWeightsAreLoadedInPieces(t *testing.T) {
 	dev, s := open(t)
-	m := model.New(&model.Config{VocabSize: 1100, HiddenSize: 500})
+	m := model.New(&model.Config{VocabSize: 1100, HiddenSize: 500}, model.Partition{})
 	storage, err := dev.Alloc(4 * m.WeightElements())
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"lockstep/kernels/device"
 	"lockstep/spmd/random"
+	"lockstep/spmd/shard"
 )
 
 // A Tuning says what of a model is trained, where that is not all of it.
@@ -144,8 +145,8 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 			target, matched[i] = target || ok, matched[i] || ok
 		}
 		if target {
-			down := &Parameter{Name: module + loraA, Shape: []int{o.Rank, w.Shape[1]}, Init: Uniform, adapter: true}
-			up := &Parameter{Name: module + loraB, Shape: []int{w.Shape[0], o.Rank}, Init: Zeros, adapter: true}
+			down := &Parameter{Name: module + loraA, Shape: []int{o.Rank, w.Shape[1]}, Slice: shard.All(o.Rank, w.Shape[1]), Init: Uniform, adapter: true}
+			up := &Parameter{Name: module + loraB, Shape: []int{w.Shape[0], o.Rank}, Slice: shard.All(w.Shape[0], o.Rank), Init: Zeros, adapter: true}
 			m.Parameters = append(m.Parameters, down, up)
 			downs = append(downs, down)
 			add.up = append(add.up, loraUp{weight: newUse(up), from: column, to: column + w.Shape[0]})

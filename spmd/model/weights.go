@@ -15,9 +15,8 @@ import (
 type WeightSource interface {
 	Names() []string
 	Shape(name string) ([]int, bool)
-	// ReadFloat32Rows reads the rows from first on, as many as fill dst. A row is what one index of the first dimension
-	// selects.
-	ReadFloat32Rows(name string, first int, dst []float32) error
+	// ReadFloat32 reads as many elements as fill dst, from element first of the tensor's row-major order on.
+	ReadFloat32(name string, first int, dst []float32) error
 }
 
 // maxListed bounds how many tensors one message lists.
@@ -34,9 +33,9 @@ func (m *Model) CheckWeights(src WeightSource) (note string, err error) {
 		switch {
 		case !ok && m.predicts(p.Name):
 		case !ok:
-			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Shape))
-		case !slices.Equal(shape, p.Shape):
-			wrong = append(wrong, fmt.Sprintf("%s is %v, config.json makes it %v", p.Name, shape, p.Shape))
+			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Slice.Whole))
+		case !slices.Equal(shape, p.Slice.Whole):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, config.json makes it %v", p.Name, shape, p.Slice.Whole))
 		}
 	}
 	for _, name := range src.Names() {
@@ -90,9 +89,9 @@ func (m *Model) CheckAdapter(src WeightSource) error {
 		shape, ok := src.Shape(p.Name)
 		switch {
 		case !ok:
-			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Shape))
-		case !slices.Equal(shape, p.Shape):
-			wrong = append(wrong, fmt.Sprintf("%s is %v, the model makes it %v", p.Name, shape, p.Shape))
+			wrong = append(wrong, fmt.Sprintf("%s %v is missing", p.Name, p.Slice.Whole))
+		case !slices.Equal(shape, p.Slice.Whole):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, the model makes it %v", p.Name, shape, p.Slice.Whole))
 		}
 	}
 	for _, name := range src.Names() {
@@ -113,12 +112,11 @@ func list(items []string) string {
 	return strings.Join(items, ", ")
 }
 
-// writeElements bounds the host memory that a piece of a parameter takes on its way to the device, where a row is no longer:
-// 1 MiB. A run's heap stays as large as it was at its start, because steps allocate nothing.
+// writeElements bounds the host memory that a piece of a parameter takes on its way to the device: 1 MiB. A run's heap stays as large as it was at its start, because steps allocate nothing.
 const writeElements = 256 << 10
 
 // Initialize fills the bound weights on stream s: from src, or at random where src is nil. Random values depend on the seed,
-// the parameter's name and the element's index alone; adapters begin with them always. A failure of the device comes out of the
+// the parameter's name and the element's index in the whole tensor alone; adapters begin with them always. A failure of the device comes out of the
 // stream.
 func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
 	for _, p := range m.own() {
@@ -150,21 +148,22 @@ func (m *Model) InitializeAdapter(d device.Device, s device.Stream, src WeightSo
 	return nil
 }
 
-// fill writes one parameter, piece by piece.
+// fill writes what this rank holds of one parameter, piece by piece.
 func (m *Model) fill(d device.Device, s device.Stream, p *Parameter, src WeightSource, seed uint64) error {
-	source, width := random.New(seed, "init", p.Name), p.Len()/p.Shape[0]
-	rows := max(1, writeElements/width)
-	piece := make([]float32, min(rows, p.Shape[0])*width)
-	for row := 0; row < p.Shape[0]; row += rows {
-		from, to := row*width, min(row+rows, p.Shape[0])*width
-		piece = piece[:to-from]
-		if src == nil {
-			p.randomize(piece, from, source, m.Config.InitializerRange)
-		} else if err := src.ReadFloat32Rows(p.Name, row, piece); err != nil {
-			return err
+	source := random.New(seed, "init", p.Name)
+	buffer := make([]float32, min(writeElements, p.Slice.Len()))
+	for from := 0; from < p.Slice.Len(); from += len(buffer) {
+		piece := buffer[:min(len(buffer), p.Slice.Len()-from)]
+		for r := range p.Slice.Range(from, from+len(piece)).Runs() {
+			values := piece[r.Slice : r.Slice+r.Len]
+			if src == nil {
+				p.randomize(values, r.Whole, source, m.Config.InitializerRange)
+			} else if err := src.ReadFloat32(p.Name, r.Whole, values); err != nil {
+				return err
+			}
 		}
 		size := p.Weight.DType.Size()
-		region := p.Weight.Region().Slice(from*size, to*size)
+		region := p.Weight.Region().Slice(from*size, (from+len(piece))*size)
 		if p.Weight.DType == device.BFloat16 {
 			d.Write(s, region, device.BytesOf(device.RoundBFloat16s(piece)))
 		} else {
@@ -174,7 +173,7 @@ func (m *Model) fill(d device.Device, s device.Stream, p *Parameter, src WeightS
 	return nil
 }
 
-// randomize fills values with the parameter's initial values from element from on.
+// randomize fills values with the parameter's initial values from element from of the whole tensor on.
 func (p *Parameter) randomize(values []float32, from int, source random.Source, std float64) {
 	switch p.Init {
 	case Normal:
@@ -189,7 +188,7 @@ func (p *Parameter) randomize(values []float32, from int, source random.Source, 
 	case Zeros:
 		clear(values)
 	case Uniform:
-		bound := 1 / math.Sqrt(float64(p.Shape[len(p.Shape)-1]))
+		bound := 1 / math.Sqrt(float64(p.Slice.Whole[len(p.Slice.Whole)-1]))
 		for i := range values {
 			values[i] = float32(bound * (2*source.Float64(uint64(from+i)) - 1))
 		}

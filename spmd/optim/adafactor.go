@@ -62,10 +62,10 @@ func newAdafactor(m *model.Model, weights kernels.Tensor, o Options, fixed, scra
 		p, r := f.pieces[i].Parameter, newAdafactorRule(f.pieces[i:end], weights, o, fixed, scratch)
 		f.rules = append(f.rules, r)
 		if r.column.IsZero() {
-			states[0] = append(states[0], StateTensor{variancePrefix + p.Name, r.row})
+			states[0] = append(states[0], StateTensor{variancePrefix + p.Name, r.row, p.Slice})
 		} else {
-			states[1] = append(states[1], StateTensor{rowPrefix + p.Name, r.row})
-			states[2] = append(states[2], StateTensor{ColumnPrefix + p.Name, r.column})
+			states[1] = append(states[1], StateTensor{rowPrefix + p.Name, r.row, p.Slice.Along(0)})
+			states[2] = append(states[2], StateTensor{ColumnPrefix + p.Name, r.column, p.Slice.Along(1)})
 		}
 		i = end
 	}

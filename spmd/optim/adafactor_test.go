@@ -24,7 +24,7 @@ func TestAdafactorOfPieces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	s, m, ids := dev.NewInlineStream("compute"), model.New(config), []int32{3, 9, 30_000, vocabulary - 1}
+	s, m, ids := dev.NewInlineStream("compute"), model.New(config, model.Partition{}), []int32{3, 9, 30_000, vocabulary - 1}
 	o := Options{Type: "adafactor", WeightDecay: 0.1, Adafactor: AdafactorOptions{Beta2Decay: -0.8, Eps: 0x1p-23, MinScale: 1e-3, Threshold: 1}}
 	var weights kernels.Tensor
 	var gradients *model.Gradients

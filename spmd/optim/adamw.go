@@ -27,9 +27,12 @@ func newAdamW(m *model.Model, weights kernels.Tensor, o Options, a *kernels.Aren
 	for _, p := range w.pieces {
 		w.rules = append(w.rules, newAdamWRule(p, p.Of(weights), p.Of(first), p.Of(second), o))
 	}
-	for _, moment := range []StateTensor{{firstMomentPrefix, first}, {secondMomentPrefix, second}} {
+	for _, moment := range []struct {
+		prefix string
+		values kernels.Tensor
+	}{{firstMomentPrefix, first}, {secondMomentPrefix, second}} {
 		for _, p := range trained(m) {
-			w.state = append(w.state, StateTensor{moment.Name + p.Name, m.Slice(moment.Value, p)})
+			w.state = append(w.state, StateTensor{moment.prefix + p.Name, m.Slice(moment.values, p), p.Slice})
 		}
 	}
 	return w

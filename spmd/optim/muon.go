@@ -69,7 +69,7 @@ func newMuon(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *
 	var states [3][]StateTensor
 	moment := func(i int, prefix string, p *model.Parameter) kernels.Tensor {
 		t := fixed.Tensor(device.Float32, p.Shape...)
-		states[i] = append(states[i], StateTensor{prefix + p.Name, t})
+		states[i] = append(states[i], StateTensor{prefix + p.Name, t, p.Slice})
 		return t
 	}
 	var first, second kernels.Tensor

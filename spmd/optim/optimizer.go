@@ -6,6 +6,7 @@ import (
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 	"lockstep/spmd/model"
+	"lockstep/spmd/shard"
 )
 
 // An Optimizer holds the state that one rule for all weights, or several for some each, keep of a run. Its methods enqueue
@@ -28,7 +29,9 @@ type Optimizer interface {
 // name of the parameter that it belongs to.
 type StateTensor struct {
 	Name  string
-	Value kernels.Tensor // Float32, dense, with the shape that checkpoints have
+	Value kernels.Tensor // Float32, dense; the slice's elements come first
+	// Slice says which part of the whole tensor, with the shape that checkpoints have, this rank holds.
+	Slice shard.Slice
 }
 
 // The prefixes of the names of states.

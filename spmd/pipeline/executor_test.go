@@ -35,7 +35,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 		t.Fatal(err)
 	}
 	arena := kernels.NewArena(storage)
-	m := model.New(c)
+	m := model.New(c, model.Partition{})
 	if err := m.Bind(arena.Tensor(device.Float32, m.WeightElements()), kernels.Tensor{}); err != nil {
 		t.Fatal(err)
 	}

@@ -62,11 +62,12 @@ func (m Memory) device() int {
 func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, error) {
 	p := c.Parallel
 	others := p.Tensor * p.Pipeline * p.Context
-	grid, err := mesh.New(rank, p.Tensor, p.Context, world/others, p.Pipeline)
+	grid, err := mesh.New(rank, mesh.Sizes{Tensor: p.Tensor, Context: p.Context, Data: world / others, Pipeline: p.Pipeline, Expert: p.Expert})
 	if err != nil {
 		return nil, err
 	}
-	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture),
+	part := model.Partition{Tensor: p.Tensor, TensorRank: grid.Coordinate(mesh.Tensor), Expert: p.Expert, ExpertRank: grid.ExpertCoordinate()}
+	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture, part),
 		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength},
 		MicroBatches: c.MicroBatches(), Lanes: c.Run.GradientLanes}
 	if err := l.Model.Tune(c.Tuning()); err != nil {

@@ -187,10 +187,10 @@ func sameTensor(t *testing.T, a, b *checkpoint.Weights, name string) bool {
 		n *= d
 	}
 	x, y := make([]float32, n), make([]float32, n)
-	if err := a.ReadFloat32(name, x); err != nil {
+	if err := a.ReadFloat32(name, 0, x); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ReadFloat32(name, y); err != nil {
+	if err := b.ReadFloat32(name, 0, y); err != nil {
 		t.Fatal(err)
 	}
 	return slices.Equal(x, y)

@@ -36,7 +36,7 @@ func (l *Layout) state(p *placed) (list []optim.StateTensor) {
 // named lists the parameters in a flat buffer of the weights' layout.
 func (l *Layout) named(prefix string, flat kernels.Tensor) (list []optim.StateTensor) {
 	for _, p := range l.Model.Parameters {
-		list = append(list, optim.StateTensor{Name: prefix + p.Name, Value: l.Model.Slice(flat, p)})
+		list = append(list, optim.StateTensor{Name: prefix + p.Name, Value: l.Model.Slice(flat, p), Slice: p.Slice})
 	}
 	return list
 }

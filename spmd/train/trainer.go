@@ -11,7 +11,6 @@ import (
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/config"
 	"lockstep/spmd/data"
-	"lockstep/spmd/mesh"
 	"lockstep/spmd/model"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/optim"
@@ -80,7 +79,7 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 			return t, err
 		}
 	}
-	data, err := o.World.NewGroup("data", l.Mesh.Group(mesh.Data))
+	data, err := o.World.NewGroup("data", l.Mesh.Replicas())
 	if err != nil {
 		return t, err
 	}
