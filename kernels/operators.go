@@ -155,10 +155,12 @@ type Operators interface {
 	// SquaredNorm computes the sums of squares of a dense x, in float64, one for each block of SquaredNormBlock elements
 	// of its row-major order: sums [SquaredNormBlocks(x.Len())] Float64.
 	SquaredNorm(s device.Stream, sums, x Tensor)
-	// ClipFactor computes, from the block sums of all parameters in order, clip[3] Float64 = {norm, factor, finite}: the
-	// global L2 norm, min(1, maxNorm/(norm+1e-6)) (1 where maxNorm is 0) as torch.nn.utils.clip_grad_norm_ has it, and 1
-	// if the norm is finite, else 0.
-	ClipFactor(s device.Stream, clip, sums Tensor, maxNorm float64)
+	// AddExact adds x [n] Float64, of which nothing is negative, to the exact sum [ExactSumLen] Float64, see ExactSumDigits.
+	AddExact(s device.Stream, sum, x Tensor)
+	// ClipFactor computes, from the exact sum of the block sums of all parameters, clip[3] Float64 = {norm, factor, finite}:
+	// the global L2 norm, which is the root of the sum rounded once to float64, min(1, maxNorm/(norm+1e-6)) (1 where
+	// maxNorm is 0) as torch.nn.utils.clip_grad_norm_ has it, and 1 if the norm is finite, else 0.
+	ClipFactor(s device.Stream, clip, sum Tensor, maxNorm float64)
 	// AdamW updates p, m and v with the gradient g times clip's factor, as torch.optim.AdamW does; all dense, of one
 	// shape. It changes nothing where clip says that the norm is not finite.
 	AdamW(s device.Stream, p, m, v, g, clip Tensor, o AdamWOptions)

@@ -238,11 +238,11 @@ func CheckSquaredNorm(sums, x Tensor) error {
 }
 
 // CheckClipFactor checks the operands of ClipFactor.
-func CheckClipFactor(clip, sums Tensor) error {
+func CheckClipFactor(clip, sum Tensor) error {
 	return firstError(
 		want("clip", clip, device.Float64, 3),
-		want("sums", sums, device.Float64, sums.Shape[0]),
-		apart("clip", clip, "sums", sums, false),
+		want("sum", sum, device.Float64, ExactSumLen),
+		apart("clip", clip, "sum", sum, false),
 	)
 }
 

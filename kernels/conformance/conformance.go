@@ -26,7 +26,7 @@ func Run(t *testing.T, open Open) {
 		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SumHeads", testSumHeads}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
-		{"SquaredNorm", testSquaredNorm}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
+		{"SquaredNorm", testSquaredNorm}, {"AddExact", testAddExact}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
 		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
 		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},

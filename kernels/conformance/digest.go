@@ -82,9 +82,11 @@ func (s *suite) digestOptimizer(add func(name string, outputs ...operand)) {
 	in := func() operand { return s.input(layout{}, n) }
 	p, m, g, v := in(), in(), in(), s.operand(device.Float32, layout{}, func(i int) float64 { return float64(i%7) / 8 }, n)
 	sums, clip := s.output(device.Float64, layout{}, kernels.SquaredNormBlocks(n)), s.output(device.Float64, layout{}, 3)
+	sum := s.exactSum()
 	s.d.SquaredNorm(s.s, sums.Tensor, g.Tensor)
-	s.d.ClipFactor(s.s, clip.Tensor, sums.Tensor, 1)
-	add("ClipFactor", sums, clip)
+	s.d.AddExact(s.s, sum.Tensor, sums.Tensor)
+	s.d.ClipFactor(s.s, clip.Tensor, sum.Tensor, 1)
+	add("ClipFactor", sums, sum, clip)
 	s.d.AdamW(s.s, p.Tensor, m.Tensor, v.Tensor, g.Tensor, clip.Tensor,
 		kernels.AdamWOptions{LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Step: 3})
 	add("AdamW", p, m, v)

@@ -124,7 +124,8 @@ func testOperandErrors(s *suite) {
 		}},
 		{"Sum", "out", func(o kernels.Operators, st device.Stream) { o.Sum(st, f(1), x) }},
 		{"SquaredNorm", "sums", func(o kernels.Operators, st device.Stream) { o.SquaredNorm(st, wide(2), x) }},
-		{"ClipFactor", "clip", func(o kernels.Operators, st device.Stream) { o.ClipFactor(st, wide(2), wide(5), 1) }},
+		{"AddExact", "sum", func(o kernels.Operators, st device.Stream) { o.AddExact(st, wide(5), wide(2)) }},
+		{"ClipFactor", "clip", func(o kernels.Operators, st device.Stream) { o.ClipFactor(st, wide(2), wide(kernels.ExactSumLen), 1) }},
 		{"AdamW", "step", func(o kernels.Operators, st device.Stream) {
 			o.AdamW(st, c, f(6), f(6), f(6), wide(3), kernels.AdamWOptions{})
 		}},

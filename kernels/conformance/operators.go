@@ -347,19 +347,6 @@ func testSquaredNorm(s *suite) {
 	}
 }
 
-func testClipFactor(s *suite) {
-	for _, sums := range [][]float64{{4, 0, 5}, {0}, {0.25}, {1, math.NaN()}, {math.Inf(1), 2}} {
-		for _, maxNorm := range []float64{0, 1, 2.5} {
-			in := s.operand(device.Float64, layout{}, func(i int) float64 { return sums[i] }, len(sums))
-			clip := s.output(device.Float64, layout{}, 3)
-			want := make([]float64, 3)
-			ClipFactor(want, sums, maxNorm)
-			s.d.ClipFactor(s.s, clip.Tensor, in.Tensor, maxNorm)
-			s.check("ClipFactor clip", clip, want, tolerance{relative: 1e-15})
-		}
-	}
-}
-
 func testAdamW(s *suite) {
 	o := kernels.AdamWOptions{LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Step: 1}
 	late := o

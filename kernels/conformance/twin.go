@@ -184,22 +184,6 @@ func SquaredNorm(sums, x []float64) {
 	}
 }
 
-// ClipFactor computes clip[3] = {norm, factor, finite}.
-func ClipFactor(clip, sums []float64, maxNorm float64) {
-	total := 0.0
-	for _, s := range sums {
-		total += s
-	}
-	norm := math.Sqrt(total)
-	clip[0], clip[1], clip[2] = norm, 1, 1
-	if maxNorm != 0 {
-		clip[1] = math.Min(1, maxNorm/(norm+1e-6))
-	}
-	if math.IsNaN(norm) || math.IsInf(norm, 1) {
-		clip[2] = 0
-	}
-}
-
 // AdamW updates p, m and v with g times clip's factor; nothing where clip says that the norm is not finite.
 func AdamW(p, m, v, g, clip []float64, o kernels.AdamWOptions) {
 	if clip[2] == 0 {

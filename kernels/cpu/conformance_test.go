@@ -57,7 +57,7 @@ func TestGenericDigest(t *testing.T) {
 		"Dropout":           "82e6e0f11a4eeb7d",
 		"CrossEntropy":      "8ddfe10dba374107",
 		"RoPE":              "2b9c74d3552cbf14",
-		"ClipFactor":        "84fdb532d0892f5d",
+		"ClipFactor":        "f9ccbcbda57a4cf6",
 		"AdamW":             "4e82d4543faa7aaa",
 		"MatMul":            "dff60e05269e9784",
 		"MatMulBFloat16":    "44542f2ff40a88ad",

@@ -46,7 +46,7 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 	statistics, workspace := o.f(shape...), o.tensor(device.Uint8, bytes)
 	narrow := o.tensor(device.BFloat16, rows, width)
 	square, sum, clip := o.f(rows, rows), o.tensor(device.Float64, 1), o.tensor(device.Float64, 3)
-	sums := o.tensor(device.Float64, kernels.SquaredNormBlocks(rows*width))
+	sums, exact := o.tensor(device.Float64, kernels.SquaredNormBlocks(rows*width)), o.tensor(device.Float64, kernels.ExactSumLen)
 	copy(f64(clip), []float64{1, 1, 1})
 	opt := kernels.AttentionOptions{Scale: 1, Causal: true}
 	step := kernels.AdamWOptions{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: 9}
@@ -75,7 +75,8 @@ func everyOperator(t testing.TB, d *Device, s device.Stream, rows, width int) ma
 		"CrossEntropy":      func() { d.CrossEntropy(s, perRow, x, x, ids, 1) },
 		"Sum":               func() { d.Sum(s, sum, x) },
 		"SquaredNorm":       func() { d.SquaredNorm(s, sums, x) },
-		"ClipFactor":        func() { d.ClipFactor(s, clip, sums, 1) },
+		"AddExact":          func() { d.AddExact(s, exact, sums) },
+		"ClipFactor":        func() { d.ClipFactor(s, clip, exact, 1) },
 		"AdamW": func() {
 			d.AdamW(s, param, moment, variance, gradient, clip, step)
 		},

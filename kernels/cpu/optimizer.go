@@ -30,31 +30,6 @@ func squaredNormBlocks(d *Device, c *call, _ *worker, from, to int) {
 	}
 }
 
-// ClipFactor computes clip = {norm, factor, finite} from the block sums of all parameters.
-func (d *Device) ClipFactor(s device.Stream, clip, sums kernels.Tensor, maxNorm float64) {
-	c := call{name: "ClipFactor", run: runClipFactor}
-	c.operands(1, clip, sums)
-	c.f[0] = maxNorm
-	d.launch(s, kernels.CheckClipFactor(clip, sums), c)
-}
-
-func runClipFactor(_ *Device, c *call) error {
-	total := 0.0
-	for _, s := range f64(c.args[1]) {
-		total += s
-	}
-	norm, factor, finite := math.Sqrt(total), 1.0, 1.0
-	if maxNorm := c.f[0]; maxNorm != 0 {
-		factor = min(1, maxNorm/(norm+1e-6))
-	}
-	if math.IsNaN(norm) || math.IsInf(norm, 0) {
-		finite = 0
-	}
-	clip := f64(c.args[0])
-	clip[0], clip[1], clip[2] = norm, factor, finite
-	return nil
-}
-
 // AdamW updates p, m and v with the gradient g times clip's factor, in the order of roundings of torch.optim.AdamW's
 // single-tensor path on float32: constants are computed in float64 and rounded once. The method is that of I. Loshchilov
 // and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.

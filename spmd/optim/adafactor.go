@@ -50,7 +50,7 @@ type adafactorPiece struct {
 }
 
 func newAdafactor(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) *adafactor {
-	f := &adafactor{clipping: newClipping(m, o.ClipGradNorm, fixed), options: o}
+	f := &adafactor{clipping: newClipping(m, o, fixed), options: o}
 	var states [3][]StateTensor
 	mark := scratch.Mark()
 	scratch.Reserve() // a gradient's piece may be written to scratch memory while an update is under way

@@ -23,7 +23,7 @@ type adamWRule struct {
 
 func newAdamW(m *model.Model, weights kernels.Tensor, o Options, a *kernels.Arena) *adamW {
 	first, second := a.Tensor(device.Float32, m.WeightElements()), a.Tensor(device.Float32, m.WeightElements())
-	w := &adamW{clipping: newClipping(m, o.ClipGradNorm, a)}
+	w := &adamW{clipping: newClipping(m, o, a)}
 	for _, p := range w.pieces {
 		w.rules = append(w.rules, newAdamWRule(p, p.Of(weights), p.Of(first), p.Of(second), o))
 	}

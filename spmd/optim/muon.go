@@ -73,7 +73,7 @@ func newMuon(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *
 		return t
 	}
 	var first, second kernels.Tensor
-	u.clipping = newClipping(m, o.ClipGradNorm, fixed)
+	u.clipping = newClipping(m, o, fixed)
 	for _, p := range u.pieces {
 		if m.IsHiddenMatrix(p.Parameter) {
 			u.matrices = append(u.matrices, newMuonRule(p, p.Of(weights), moment(0, momentumPrefix, p.Parameter), o, scratch))

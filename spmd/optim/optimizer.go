@@ -12,8 +12,11 @@ import (
 // An Optimizer holds the state that one rule for all weights, or several for some each, keep of a run. Its methods enqueue
 // work and return at once.
 type Optimizer interface {
-	// Clip computes the gradients' global norm and the factor that Update multiplies them with.
-	Clip(k kernels.Operators, s device.Stream, g *model.Gradients)
+	// SumSquares adds up the squares of the gradients that this rank counts. It returns their exact sum [ExactSumLen] Float64,
+	// which the ranks then replace by the sum of all of theirs.
+	SumSquares(k kernels.Operators, s device.Stream, g *model.Gradients) kernels.Tensor
+	// Clip computes, from the exact sum of all ranks, the global norm and the factor that Update multiplies gradients with.
+	Clip(k kernels.Operators, s device.Stream)
 	// Norm returns the tensor in which Clip leaves {norm, factor, finite}: [3] Float64.
 	Norm() kernels.Tensor
 	// Update changes all weights. step counts from 1; lr is the learning rate of the step. Where the norm is not finite, the
@@ -75,6 +78,9 @@ type Options struct {
 	Beta1, Beta2, Eps float64
 	Muon              MuonOptions
 	Adafactor         AdafactorOptions
+	// Counts reports whether this rank counts the gradients of p in the global norm: one of the ranks that have the same
+	// ones does.
+	Counts func(p *model.Parameter) bool
 }
 
 // New places the state of an optimizer of the given weights [WeightElements]: fixed gives zeroed memory and keeps it, scratch
@@ -100,29 +106,44 @@ func (o *Options) decay(p *model.Parameter) float64 {
 // A clipping is the part that all optimizers share.
 type clipping struct {
 	pieces  []model.Piece
+	counted []model.Piece // of the pieces
 	maxNorm float64
-	sums    kernels.Tensor // [blocks of all parameters] Float64: squared norms
+	sums    kernels.Tensor // [blocks of what is counted] Float64: squared norms
+	total   kernels.Tensor // [ExactSumLen] Float64: their exact sum
 	clip    kernels.Tensor // [3] Float64: norm, factor, finite
 }
 
-func newClipping(m *model.Model, maxNorm float64, a *kernels.Arena) clipping {
+func newClipping(m *model.Model, o Options, a *kernels.Arena) clipping {
 	pieces, blocks := m.Pieces(), 0
+	var counted []model.Piece
 	for _, p := range pieces {
-		blocks += kernels.SquaredNormBlocks(p.To - p.From)
+		if o.Counts(p.Parameter) {
+			counted = append(counted, p)
+			blocks += kernels.SquaredNormBlocks(p.To - p.From)
+		}
 	}
-	return clipping{pieces, maxNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, 3)}
+	return clipping{pieces, counted, o.ClipGradNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, kernels.ExactSumLen), a.Tensor(device.Float64, 3)}
 }
 
-// Clip enqueues the computation of the global norm: a float64 sum over fixed blocks of each parameter in a fixed order, whatever
-// the layout of ranks.
-func (c *clipping) Clip(k kernels.Operators, s device.Stream, g *model.Gradients) {
+// SumSquares enqueues the sum of the squares of the gradients that are counted: a float64 sum over each of the fixed blocks of a
+// parameter, and an exact sum of those. So it does not depend on which rank has which block, nor on their order.
+func (c *clipping) SumSquares(k kernels.Operators, s device.Stream, g *model.Gradients) kernels.Tensor {
 	at := 0
-	for _, p := range c.pieces {
+	for _, p := range c.counted {
 		n := kernels.SquaredNormBlocks(p.To - p.From)
 		k.SquaredNorm(s, c.sums.Narrow(0, at, at+n), g.Piece(k, s, p))
 		at += n
 	}
-	k.ClipFactor(s, c.clip, c.sums, c.maxNorm)
+	k.Zero(s, c.total)
+	if at > 0 {
+		k.AddExact(s, c.total, c.sums)
+	}
+	return c.total
+}
+
+// Clip enqueues the computation of the norm from the exact sum.
+func (c *clipping) Clip(k kernels.Operators, s device.Stream) {
+	k.ClipFactor(s, c.clip, c.total, c.maxNorm)
 }
 
 // Norm returns the tensor in which Clip leaves {norm, factor, finite}.

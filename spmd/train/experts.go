@@ -23,7 +23,7 @@ func (t *Trainer) shareLoad() device.Event {
 	if t.placed.load.IsZero() {
 		return device.Event{}
 	}
-	return t.data.AllReduce(t.placed.load.Region(), t.loadSum, t.Stream.Record())
+	return t.data.AllReduce(t.placed.load.Region(), t.wideSum, t.Stream.Record())
 }
 
 // balanceExperts moves the routers' biases against the step's load.

@@ -127,7 +127,9 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	c := l.Config
 	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
 	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
-	p.optimizer = optim.New(l.Model, p.weights, c.OptimizerOptions(), a.fixed, a.scratch)
+	options := c.OptimizerOptions()
+	options.Counts = l.counts
+	p.optimizer = optim.New(l.Model, p.weights, options, a.fixed, a.scratch)
 	if c.Optimizer.EMADecay > 0 && c.Run.Mode != "evaluate" {
 		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
 	}
@@ -182,6 +184,11 @@ func (l *Layout) measure(k kernels.Device) error {
 		}
 	}
 	return nil
+}
+
+// counts reports whether this rank counts the gradients of p in the global norm: one of those that have the same ones does.
+func (l *Layout) counts(*model.Parameter) bool {
+	return l.Mesh.Coordinate(mesh.Data) == 0 && l.Mesh.Coordinate(mesh.Context) == 0
 }
 
 // rows returns the most rows of the embedding's table that a step can touch.

@@ -40,7 +40,9 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	gradients.Merge(k, s)
 
 	// Clip and update: the factor and the all-finite flag stay on the device.
-	t.placed.optimizer.Clip(k, s, gradients)
+	squares := t.placed.optimizer.SumSquares(k, s, gradients)
+	s.Wait(t.world.AllReduce(squares.Region(), t.wideSum, s.Record()))
+	t.placed.optimizer.Clip(k, s)
 	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
 	t.balanceExperts()
 	t.averageWeights()

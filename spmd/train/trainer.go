@@ -11,6 +11,7 @@ import (
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/config"
 	"lockstep/spmd/data"
+	"lockstep/spmd/mesh"
 	"lockstep/spmd/model"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/optim"
@@ -24,7 +25,7 @@ type Options struct {
 	// Stream runs the rank's computation.
 	Stream device.Stream
 	World  *collective.World
-	// SumFloat32 folds float32 gradients, SumFloat64 the experts' load, see collective.Reduction.
+	// SumFloat32 folds float32 gradients, SumFloat64 whole numbers, see collective.Reduction.
 	SumFloat32, SumFloat64 func(dst, src [][]byte)
 	// Sink receives the record of each step, on rank 0.
 	Sink monitor.Sink
@@ -37,7 +38,8 @@ type Trainer struct {
 	Options
 	schedule *optim.Schedule
 	sum      collective.Reduction // of gradients
-	loadSum  collective.Reduction // of the experts' load
+	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
+	world    collective.Group     // all ranks
 	data     collective.Group
 	storage  []*device.Storage
 	placed   *placed
@@ -57,7 +59,7 @@ type Trainer struct {
 // the model's weights, or at random. Close releases everything.
 func New(l *Layout, o Options) (t *Trainer, err error) {
 	t = &Trainer{Layout: l, Options: o, sum: collective.Reduction{DType: device.Float32, Fold: o.SumFloat32},
-		loadSum: collective.Reduction{DType: device.Float64, Fold: o.SumFloat64}}
+		wideSum: collective.Reduction{DType: device.Float64, Fold: o.SumFloat64}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -79,15 +81,29 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 			return t, err
 		}
 	}
-	data, err := o.World.NewGroup("data", l.Mesh.Replicas())
-	if err != nil {
+	if err := t.openGroups(); err != nil {
 		return t, err
 	}
-	t.data = data.Blocking() // a step waits for what it exchanges
 	if err := t.allocate(); err != nil {
 		return t, err
 	}
 	return t, t.fill()
+}
+
+// openGroups makes the groups of ranks that exchange something in a step, which waits for it.
+func (t *Trainer) openGroups() error {
+	for _, g := range []struct {
+		to    *collective.Group
+		name  string
+		ranks []int
+	}{{&t.world, "world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline)}, {&t.data, "data", t.Mesh.Replicas()}} {
+		group, err := t.World.NewGroup(g.name, g.ranks)
+		if err != nil {
+			return err
+		}
+		*g.to = group.Blocking()
+	}
+	return nil
 }
 
 // openData opens the data sets.
