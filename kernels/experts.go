@@ -24,7 +24,7 @@ type RouteOptions struct {
 // A token's way: Route chooses its experts, SortByExpert gives each assignment a row such that the rows of one expert
 // follow each other, Permute copies the tokens to their rows, GroupedMatMul multiplies each expert's rows by its matrix,
 // ExpertSwiGLU applies the activation and the router's weight, a second GroupedMatMul follows, and Unpermute adds up each
-// token's rows. No row is padding and none is dropped. The host need not know how many rows an expert has.
+// token's rows. No row is padding. The host need not know how many rows an expert has.
 type ExpertOperators interface {
 	// Route computes scores [T,E] from logits [T,E], chooses the K experts [T,K] Int32 of each token with the largest
 	// score + bias, best first, the lower number first among equals, and computes their weights [T,K] from the scores
@@ -35,7 +35,7 @@ type ExpertOperators interface {
 	RouteBackward(s device.Stream, dlogits, dweights, experts, scores, balance Tensor, o RouteOptions)
 
 	// CountAssignments computes, or adds to, the assignments to each expert in each of G runs of tokens of equal length:
-	// counts [G,E] Float64, experts [T,K] Int32.
+	// counts [G,E] Float64, experts [T,K] Int32, of which negative ones do not count.
 	CountAssignments(s device.Stream, counts, experts Tensor, accumulate bool)
 	// SumScores computes, or adds to, the sums over the tokens of each of G runs of equal length of the scores [T,E] divided
 	// by their token's sum: mass [G,E] Float64, added in the order of tokens.
@@ -54,13 +54,22 @@ type ExpertOperators interface {
 
 	// SortByExpert numbers the assignments in the order of their experts, those of one expert in the order of tokens:
 	// position [T,K] Int32 is the number, which is the assignment's row; offsets [E+1] Int32 are the first rows of the
-	// experts, and R at the end. experts [T,K] Int32.
+	// experts, and the number of rows at the end. experts [T,K] Int32. An assignment to a negative expert has no row: its
+	// position is -1, and the operators that take positions leave it out.
 	SortByExpert(s device.Stream, position, offsets, experts Tensor)
-	// Permute copies each token to the rows of its assignments: y [R,C], x [T,C], position [T,K] Int32. It is Unpermute's
-	// backward pass.
+	// SortRuns numbers rows that have come in runs from elsewhere as SortByExpert does: counts [G,E] Int32 are the rows of each
+	// expert in each of G runs, which follow one another, each sorted by expert. position [R,1] Int32, those of one expert
+	// in the order of runs; offsets [E+1] Int32. The counts add up to R.
+	SortRuns(s device.Stream, position, offsets, counts Tensor)
+	// ShiftPositions moves stretches of rows: it adds to each of position [T,K] Int32 the shift of the stretch that it is in,
+	// which is the last one with a first row that is no larger. first, shift [S] Int32, first ascending from 0. Positions of
+	// -1 stay.
+	ShiftPositions(s device.Stream, position, first, shift Tensor)
+	// Permute copies each token to the rows of its assignments: y [R,C], x [T,C], position [T,K] Int32. R may be less or more
+	// than T*K; rows without an assignment are left alone. It is Unpermute's backward pass.
 	Permute(s device.Stream, y, x, position Tensor)
 	// Unpermute adds the rows of each token's assignments, in the order of position: y [T,C], x [R,C], position [T,K] Int32.
-	// It is Permute's backward pass.
+	// A token without rows gets zeros. It is Permute's backward pass.
 	Unpermute(s device.Stream, y, x, position Tensor)
 	// GroupedMatMul multiplies by the matrix of each row's expert, offsets [E+1] Int32 being the experts' first rows. Rows at
 	// and beyond the last offset are left alone. Without TransA: c [R,N] = (or +=) a [R,K] op(b[e]), b [E,K,N] or with TransB
@@ -68,8 +77,9 @@ type ExpertOperators interface {
 	// times its rows of b [R,N]; TransB must not be set, and an expert without rows gets zeros.
 	GroupedMatMul(s device.Stream, c, a, b, offsets Tensor, o MatMulOptions)
 	// ExpertSwiGLU computes y [R,I] = SwiGLU of x [R,2I] times the weight of each row's assignment: weights [T,K], position
-	// [T,K] Int32.
+	// [T,K] Int32. Rows without an assignment are left alone.
 	ExpertSwiGLU(s device.Stream, y, x, weights, position Tensor)
-	// ExpertSwiGLUBackward computes dx [R,2I] and dweights [T,K] from dy [R,I], x, weights and position. dx may be x.
+	// ExpertSwiGLUBackward computes dx [R,2I] and dweights [T,K] from dy [R,I], x, weights and position. dx may be x. The
+	// gradient of the weight of an assignment without a row is 0.
 	ExpertSwiGLUBackward(s device.Stream, dx, dweights, dy, x, weights, position Tensor)
 }

@@ -157,6 +157,33 @@ func CheckSortByExpert(position, offsets, experts Tensor) error {
 	)
 }
 
+// CheckSortRuns checks the operands of SortRuns.
+func CheckSortRuns(position, offsets, counts Tensor) error {
+	if counts.Rank != 2 || counts.Shape[1] < 1 {
+		return fmt.Errorf("counts is %v, not [G E]", counts)
+	}
+	return firstError(
+		want("counts", counts, device.Int32, counts.Shape[0], counts.Shape[1]), dense("counts", counts),
+		want("position", position, device.Int32, position.Shape[0], 1), dense("position", position),
+		want("offsets", offsets, device.Int32, counts.Shape[1]+1),
+		outside("position", position, offsets, counts),
+		outside("offsets", offsets, counts),
+	)
+}
+
+// CheckShiftPositions checks the operands of ShiftPositions.
+func CheckShiftPositions(position, first, shift Tensor) error {
+	if first.Rank != 1 || first.Shape[0] < 1 {
+		return fmt.Errorf("first is %v, not [S]", first)
+	}
+	return firstError(
+		assignments("position", position, device.Int32),
+		want("first", first, device.Int32, first.Shape[0]),
+		want("shift", shift, device.Int32, first.Shape[0]),
+		outside("position", position, first, shift),
+	)
+}
+
 // CheckPermute checks the operands of Permute.
 func CheckPermute(y, x, position Tensor) error {
 	return firstError(checkPermutation("x", x, "y", y, position), outside("y", y, x, position))
@@ -167,13 +194,14 @@ func CheckUnpermute(y, x, position Tensor) error {
 	return firstError(checkPermutation("y", y, "x", x, position), outside("y", y, x, position))
 }
 
-// checkPermutation checks tokens [T,C], and rows [R,C] for position's R assignments of T tokens.
+// checkPermutation checks tokens [T,C], and rows [R,C] for position's assignments of T tokens.
 func checkPermutation(tokensName string, tokens Tensor, rowsName string, assigned, position Tensor) error {
 	return firstError(
 		assignments("position", position, device.Int32),
 		rows(tokensName, tokens),
 		want(tokensName, tokens, device.Float32, position.Shape[0], tokens.Last()),
-		want(rowsName, assigned, device.Float32, position.Len(), tokens.Last()),
+		rows(rowsName, assigned),
+		want(rowsName, assigned, device.Float32, assigned.Shape[0], tokens.Last()),
 	)
 }
 
@@ -218,7 +246,7 @@ func CheckExpertSwiGLU(y, x, weights, position Tensor) error {
 	return firstError(
 		CheckSwiGLU(y, x),
 		assignments("position", position, device.Int32),
-		want("y", y, device.Float32, position.Len(), y.Last()),
+		want("y", y, device.Float32, y.Shape[0], y.Last()),
 		want("weights", weights, device.Float32, position.Shape[0], position.Shape[1]), dense("weights", weights),
 		outside("y", y, weights, position),
 	)
@@ -229,7 +257,7 @@ func CheckExpertSwiGLUBackward(dx, dweights, dy, x, weights, position Tensor) er
 	return firstError(
 		CheckSwiGLUBackward(dx, dy, x),
 		assignments("position", position, device.Int32),
-		want("dy", dy, device.Float32, position.Len(), dy.Last()),
+		want("dy", dy, device.Float32, dy.Shape[0], dy.Last()),
 		want("weights", weights, device.Float32, position.Shape[0], position.Shape[1]), dense("weights", weights),
 		like("dweights", dweights, weights), dense("dweights", dweights),
 		outside("dx", dx, dweights, weights, position),

@@ -70,6 +70,12 @@ func testOperandErrors(s *suite) {
 		{"SortByExpert", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortByExpert(st, ids, ids, ids.Reshape(2, 2))
 		}},
+		{"SortRuns", "position", func(o kernels.Operators, st device.Stream) {
+			o.SortRuns(st, ids, ids, ids.Reshape(1, 4))
+		}},
+		{"ShiftPositions", "shift", func(o kernels.Operators, st device.Stream) {
+			o.ShiftPositions(st, ids.Reshape(4, 1), ids.Narrow(0, 0, 2), ids.Narrow(0, 0, 1))
+		}},
 		{"Permute", "x", func(o kernels.Operators, st device.Stream) {
 			o.Permute(st, x, f(2, 6), ids.Reshape(2, 2).Narrow(0, 0, 1))
 		}},
@@ -201,6 +207,15 @@ func testIDsOutOfRange(s *suite) {
 		}},
 		{[]string{"SortByExpert: ", "experts[1] is 5"}, func(k kernels.Operators, st device.Stream) {
 			k.SortByExpert(st, position, firsts, high.Reshape(1, 2))
+		}},
+		{[]string{"SortRuns: ", "counts[0,1] is 5"}, func(k kernels.Operators, st device.Stream) {
+			k.SortRuns(st, position.Reshape(2, 1), firsts.Narrow(0, 0, 3), far.Reshape(1, 2))
+		}},
+		{[]string{"SortRuns: ", "0 rows together, not 2"}, func(k kernels.Operators, st device.Stream) {
+			k.SortRuns(st, position.Reshape(2, 1), firsts.Narrow(0, 0, 3), firsts.Narrow(0, 3, 5).Reshape(1, 2))
+		}},
+		{[]string{"ShiftPositions: ", "first is [4 5]"}, func(k kernels.Operators, st device.Stream) {
+			k.ShiftPositions(st, position.Reshape(2, 1), high, far)
 		}},
 		{[]string{"Permute: ", "position[0] is 4"}, func(k kernels.Operators, st device.Stream) {
 			k.Permute(st, y, token, high.Reshape(1, 2))

@@ -99,7 +99,7 @@ type assignment struct {
 	tokens, k, e               int
 }
 
-// assign chooses experts for tokens, some expert none, and checks SortByExpert.
+// assign chooses experts for tokens, some expert for no token and none for some, and checks SortByExpert.
 func (s *suite) assign(tokens, k, e int) *assignment {
 	s.t.Helper()
 	a := &assignment{tokens: tokens, k: k, e: e, experts: make([]int32, tokens*k), position: make([]int32, tokens*k), offsets: make([]int32, e+1)}
@@ -107,6 +107,9 @@ func (s *suite) assign(tokens, k, e int) *assignment {
 		a.experts[i] = int32((i*i + i/3) % e)
 		if a.experts[i] == 2 {
 			a.experts[i] = 1
+		}
+		if i%7 == 3 || i/k == 4 {
+			a.experts[i] = -1
 		}
 	}
 	experts := s.operand(device.Int32, layout{}, func(i int) float64 { return float64(a.experts[i]) }, tokens, k)
@@ -125,8 +128,8 @@ func testPermute(s *suite) {
 		for _, l := range layouts() {
 			const width = 37
 			a := s.assign(n[0], n[1], n[2])
-			x, y := s.input(l, a.tokens, width), s.output(device.Float32, layout{pad: 2}, a.tokens*a.k, width)
-			want := make([]float64, y.Len())
+			x, y := s.input(l, a.tokens, width), s.input(layout{pad: 2}, a.tokens*a.k+2, width)
+			want := y.values()
 			Permute(want, x.values(), a.position, a.k, width)
 			s.d.Permute(s.s, y.Tensor, x.Tensor, a.positions.Tensor)
 			s.check("Permute y", y, want, tolerance{})
@@ -140,20 +143,48 @@ func testPermute(s *suite) {
 	}
 }
 
+func testSortRuns(s *suite) {
+	for _, n := range [][3]int{{1, 1, 0}, {3, 5, 0}, {1, 4, 9}, {4, 6, 11}} {
+		runs, experts, most := n[0], n[1], n[2]
+		counts, rows := make([]int32, runs*experts), 0
+		for i := range counts {
+			counts[i] = int32(i * i % (most + 1))
+			rows += int(counts[i])
+		}
+		position, offsets := s.output(device.Int32, layout{}, rows, 1), s.output(device.Int32, layout{}, experts+1)
+		wantPosition, wantOffsets := make([]int32, rows), make([]int32, experts+1)
+		SortRuns(wantPosition, wantOffsets, counts)
+		s.d.SortRuns(s.s, position.Tensor, offsets.Tensor, s.numbered(layout{}, counts, runs, experts))
+		s.check("SortRuns position", position, numbersOf(wantPosition), tolerance{})
+		s.check("SortRuns offsets", offsets, numbersOf(wantOffsets), tolerance{})
+	}
+}
+
+func testShiftPositions(s *suite) {
+	first, shift, want := []int32{0, 3, 3, 8, 30}, []int32{5, 100, -3, 2, 1}, make([]int32, 40)
+	for i := range want {
+		want[i] = int32(i*7%33) - 1
+	}
+	position := s.operand(device.Int32, layout{}, func(i int) float64 { return float64(want[i]) }, 10, 4)
+	s.d.ShiftPositions(s.s, position.Tensor, s.numbered(layout{}, first, 5), s.numbered(layout{}, shift, 5))
+	ShiftPositions(want, first, shift)
+	s.check("ShiftPositions position", position, numbersOf(want), tolerance{})
+}
+
 func testExpertSwiGLU(s *suite) {
 	for _, n := range assignmentShapes() {
 		for _, l := range layouts() {
 			const width = 37
 			a := s.assign(n[0], n[1], n[2])
-			r := a.tokens * a.k
-			x, weights, y := s.input(l, r, 2*width), s.input(layout{}, a.tokens, a.k), s.output(device.Float32, layout{pad: 1}, r, width)
-			want := make([]float64, y.Len())
+			r := a.tokens*a.k + 1
+			x, weights, y := s.input(l, r, 2*width), s.input(layout{}, a.tokens, a.k), s.input(layout{pad: 1}, r, width)
+			want := y.values()
 			ExpertSwiGLU(want, x.values(), weights.values(), a.position, width)
 			s.d.ExpertSwiGLU(s.s, y.Tensor, x.Tensor, weights.Tensor, a.positions.Tensor)
 			s.check("ExpertSwiGLU y", y, want, tolerance{relative: 14 * ulp})
 
 			dy, dweights := s.input(l, r, width), s.output(device.Float32, layout{}, a.tokens, a.k)
-			want, wantWeights := make([]float64, x.Len()), make([]float64, r)
+			want, wantWeights := x.values(), make([]float64, weights.Len())
 			ExpertSwiGLUBackward(want, wantWeights, dy.values(), x.values(), weights.values(), a.position, width)
 			s.d.ExpertSwiGLUBackward(s.s, x.Tensor, dweights.Tensor, dy.Tensor, x.Tensor, weights.Tensor, a.positions.Tensor)
 			s.check("ExpertSwiGLUBackward dx in place of x", x, want, tolerance{relative: 14 * ulp, absolute: 80 * ulp})

@@ -135,7 +135,9 @@ func RouteBackward(dlogits, dweights []float64, experts []int32, scores, balance
 func CountAssignments(counts []float64, experts []int32, e int, accumulate bool) {
 	overwrite(counts, accumulate)
 	for i, expert := range experts {
-		counts[i/(len(experts)/(len(counts)/e))*e+int(expert)]++
+		if expert >= 0 {
+			counts[i/(len(experts)/(len(counts)/e))*e+int(expert)]++
+		}
 	}
 }
 
@@ -195,6 +197,9 @@ func UpdateRouteBias(bias, counts, clip []float64, rate float64) {
 // SortByExpert computes position[T*K] and offsets[E+1] from experts[T*K].
 func SortByExpert(position, offsets, experts []int32) {
 	row := int32(0)
+	for i := range position {
+		position[i] = -1
+	}
 	for e := range len(offsets) - 1 {
 		offsets[e] = row
 		for i, expert := range experts {
@@ -207,10 +212,33 @@ func SortByExpert(position, offsets, experts []int32) {
 	offsets[len(offsets)-1] = row
 }
 
+// SortRuns computes position[R] and offsets[E+1] from counts[G, E].
+func SortRuns(position, offsets, counts []int32) {
+	var experts []int32
+	for i, n := range counts {
+		experts = append(experts, slices.Repeat([]int32{int32(i % (len(offsets) - 1))}, int(n))...)
+	}
+	SortByExpert(position, offsets, experts)
+}
+
+// ShiftPositions adds to position[T*K] the shift[S] of the stretch that it is in; first[S] are their first rows.
+func ShiftPositions(position, first, shift []int32) {
+	for i, r := range position {
+		for j := len(first) - 1; j >= 0; j-- {
+			if first[j] <= r {
+				position[i] += shift[j]
+				break
+			}
+		}
+	}
+}
+
 // Permute copies token x[T, C] to the rows y[R, C] of its K assignments.
 func Permute(y, x []float64, position []int32, k, c int) {
 	for i, r := range position {
-		copy(y[int(r)*c:][:c], x[i/k*c:])
+		if r >= 0 {
+			copy(y[int(r)*c:][:c], x[i/k*c:])
+		}
 	}
 }
 
@@ -218,7 +246,7 @@ func Permute(y, x []float64, position []int32, k, c int) {
 func Unpermute(y, x []float64, position []int32, k, c int) {
 	clear(y)
 	for i, r := range position {
-		for j := range c {
+		for j := 0; j < c && r >= 0; j++ {
 			y[i/k*c+j] += x[int(r)*c+j]
 		}
 	}
@@ -239,24 +267,32 @@ func GroupedMatMul(c, a, b []float64, offsets []int32, n, k int, o kernels.MatMu
 
 // ExpertSwiGLU computes row position[i] of y[R, I] as weights[i] * SwiGLU of that row of x[R, 2I].
 func ExpertSwiGLU(y, x, weights []float64, position []int32, width int) {
-	SwiGLU(y, x, width)
 	for i, r := range position {
-		for j := range width {
-			y[int(r)*width+j] *= weights[i]
+		if r < 0 {
+			continue
+		}
+		out := y[int(r)*width:][:width]
+		SwiGLU(out, x[int(r)*2*width:][:2*width], width)
+		for j := range out {
+			out[j] *= weights[i]
 		}
 	}
 }
 
 // ExpertSwiGLUBackward computes dx[R, 2I] and dweights[T*K] from dy[R, I].
 func ExpertSwiGLUBackward(dx, dweights, dy, x, weights []float64, position []int32, width int) {
-	y, scaled := make([]float64, len(dy)), make([]float64, len(dy))
-	SwiGLU(y, x, width)
+	y, scaled := make([]float64, width), make([]float64, width)
 	for i, r := range position {
 		dweights[i] = 0
-		for j := int(r) * width; j < int(r+1)*width; j++ {
-			dweights[i] += dy[j] * y[j]
-			scaled[j] = weights[i] * dy[j]
+		if r < 0 {
+			continue
 		}
+		row, gradient := x[int(r)*2*width:][:2*width], dy[int(r)*width:][:width]
+		SwiGLU(y, row, width)
+		for j := range y {
+			dweights[i] += gradient[j] * y[j]
+			scaled[j] = weights[i] * gradient[j]
+		}
+		SwiGLUBackward(dx[int(r)*2*width:][:2*width], scaled, row, width)
 	}
-	SwiGLUBackward(dx, scaled, x, width)
 }

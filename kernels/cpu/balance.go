@@ -18,14 +18,16 @@ func (d *Device) CountAssignments(s device.Stream, counts, experts kernels.Tenso
 func runCountAssignments(_ *Device, c *call) error {
 	counts, experts := f64(c.args[0]), i32(c.args[1])
 	runs, e := c.args[0].Shape[0], c.args[0].Shape[1]
-	if err := checkIDs("experts", experts, 0, e); err != nil {
+	if err := checkIDs("experts", experts, none, e); err != nil {
 		return err
 	}
 	if !c.flag[0] {
 		clear(counts)
 	}
 	for i, expert := range experts {
-		counts[i/(len(experts)/runs)*e+int(expert)]++
+		if expert != none {
+			counts[i/(len(experts)/runs)*e+int(expert)]++
+		}
 	}
 	return nil
 }

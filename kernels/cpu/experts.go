@@ -1,6 +1,10 @@
 package cpu
 
 import (
+	"fmt"
+	"slices"
+	"sort"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -16,23 +20,93 @@ func (d *Device) SortByExpert(s device.Stream, position, offsets, experts kernel
 // to wake another.
 func runSortByExpert(_ *Device, c *call) error {
 	position, offsets, experts := i32(c.args[0]), i32(c.args[1]), i32(c.args[2])
-	if err := checkIDs("experts", experts, 0, len(offsets)-1); err != nil {
+	if err := checkIDs("experts", experts, none, len(offsets)-1); err != nil {
 		return err
 	}
 	clear(offsets)
 	for _, e := range experts {
-		offsets[e+1]++
+		if e != none {
+			offsets[e+1]++
+		}
 	}
 	for e := 1; e < len(offsets); e++ {
 		offsets[e] += offsets[e-1]
 	}
 	// While rows are given out offsets[e] is the next row of e, at the end the first of e+1.
 	for i, e := range experts {
+		if e == none {
+			position[i] = none
+			continue
+		}
 		position[i] = offsets[e]
 		offsets[e]++
 	}
 	copy(offsets[1:], offsets)
 	offsets[0] = 0
+	return nil
+}
+
+// none is the expert of an assignment that has none, and its position.
+const none = -1
+
+// SortRuns gives each row that has come in a run its place.
+func (d *Device) SortRuns(s device.Stream, position, offsets, counts kernels.Tensor) {
+	c := call{name: "SortRuns", run: runSortRuns}
+	c.operands(2, position, offsets, counts)
+	d.launch(s, kernels.CheckSortRuns(position, offsets, counts), c)
+}
+
+// runSortRuns writes consecutive numbers, on one thread.
+func runSortRuns(_ *Device, c *call) error {
+	position, offsets, counts := i32(c.args[0]), i32(c.args[1]), i32(c.args[2])
+	experts, rows := len(offsets)-1, 0
+	clear(offsets)
+	for i, n := range counts {
+		if n < 0 || int(n) > len(position)-rows {
+			return fmt.Errorf("counts[%d,%d] is %d: they must not be negative, nor be more than the %d rows together", i/experts, i%experts, n, len(position))
+		}
+		offsets[i%experts+1] += n
+		rows += int(n)
+	}
+	if rows != len(position) {
+		return fmt.Errorf("counts are %d rows together, not %d", rows, len(position))
+	}
+	for e := 1; e < len(offsets); e++ {
+		offsets[e] += offsets[e-1]
+	}
+	rows = 0
+	for i, n := range counts {
+		e := i % experts
+		for range n {
+			position[rows] = offsets[e]
+			offsets[e]++
+			rows++
+		}
+	}
+	copy(offsets[1:], offsets)
+	offsets[0] = 0
+	return nil
+}
+
+// ShiftPositions moves stretches of rows.
+func (d *Device) ShiftPositions(s device.Stream, position, first, shift kernels.Tensor) {
+	c := call{name: "ShiftPositions", run: runShiftPositions}
+	c.operands(1, position, first, shift)
+	d.launch(s, kernels.CheckShiftPositions(position, first, shift), c)
+}
+
+func runShiftPositions(_ *Device, c *call) error {
+	position, first, shift := i32(c.args[0]), i32(c.args[1]), i32(c.args[2])
+	if first[0] != 0 || !slices.IsSorted(first) {
+		return fmt.Errorf("first is %v, which does not ascend from 0", first)
+	}
+	for i, r := range position {
+		if r < 0 {
+			continue
+		}
+		stretch := sort.Search(len(first), func(j int) bool { return first[j] > r }) - 1
+		position[i] += shift[stretch]
+	}
 	return nil
 }
 
@@ -44,7 +118,7 @@ func (d *Device) Permute(s device.Stream, y, x, position kernels.Tensor) {
 }
 
 func runPermute(d *Device, c *call) error {
-	if err := checkIDs("position", i32(c.args[2]), 0, c.args[0].Rows()); err != nil {
+	if err := checkIDs("position", i32(c.args[2]), none, c.args[0].Rows()); err != nil {
 		return err
 	}
 	d.overRows(c, &c.args[1], permuteTokens)
@@ -58,6 +132,9 @@ func permuteTokens(_ *Device, c *call, _ *worker, from, to int) {
 	i, end := rowSpan(x, from, to)
 	for ; i < end; i++ {
 		for _, r := range position[i*k:][:k] {
+			if r == none {
+				continue
+			}
 			copy(ys[row(y, int(r)):][:n], xs[row(x, i):])
 		}
 	}
@@ -71,7 +148,7 @@ func (d *Device) Unpermute(s device.Stream, y, x, position kernels.Tensor) {
 }
 
 func runUnpermute(d *Device, c *call) error {
-	if err := checkIDs("position", i32(c.args[2]), 0, c.args[1].Rows()); err != nil {
+	if err := checkIDs("position", i32(c.args[2]), none, c.args[1].Rows()); err != nil {
 		return err
 	}
 	d.overRows(c, &c.args[0], unpermuteTokens)
@@ -84,10 +161,19 @@ func unpermuteTokens(d *Device, c *call, _ *worker, from, to int) {
 	k, n := c.args[2].Last(), y.Last()
 	i, end := rowSpan(y, from, to)
 	for ; i < end; i++ {
-		sum, rows := ys[row(y, i):][:n], position[i*k:][:k]
-		copy(sum, xs[row(x, int(rows[0])):])
-		for _, r := range rows[1:] {
-			d.set.add(sum, sum, xs[row(x, int(r)):][:n])
+		sum, first := ys[row(y, i):][:n], true
+		for _, r := range position[i*k:][:k] {
+			switch {
+			case r == none:
+			case first:
+				copy(sum, xs[row(x, int(r)):])
+				first = false
+			default:
+				d.set.add(sum, sum, xs[row(x, int(r)):][:n])
+			}
+		}
+		if first {
+			clear(sum)
 		}
 	}
 }
@@ -100,7 +186,7 @@ func (d *Device) ExpertSwiGLU(s device.Stream, y, x, weights, position kernels.T
 }
 
 func runExpertSwiGLU(d *Device, c *call) error {
-	if err := checkIDs("position", i32(c.args[3]), 0, c.args[0].Rows()); err != nil {
+	if err := checkIDs("position", i32(c.args[3]), none, c.args[0].Rows()); err != nil {
 		return err
 	}
 	d.parallel(c, partsOf(c.args[3].Len(), rowsPerPart(c.args[0].Last())), expertSwiGLURows)
@@ -120,6 +206,9 @@ func expertSwiGLURows(d *Device, c *call, _ *worker, from, to int) {
 	i, end := assignmentSpan(position, n, from, to)
 	for ; i < end; i++ {
 		r := int(position[i])
+		if r == none {
+			continue
+		}
 		yr, xr := ys[row(y, r):][:n], xs[row(x, r):][:2*n]
 		d.set.siluMul(yr, xr[:n], xr[n:])
 		d.set.scale(yr, yr, weights[i])
@@ -134,7 +223,7 @@ func (d *Device) ExpertSwiGLUBackward(s device.Stream, dx, dweights, dy, x, weig
 }
 
 func runExpertSwiGLUBackward(d *Device, c *call) error {
-	if err := checkIDs("position", i32(c.args[5]), 0, c.args[2].Rows()); err != nil {
+	if err := checkIDs("position", i32(c.args[5]), none, c.args[2].Rows()); err != nil {
 		return err
 	}
 	d.parallel(c, partsOf(c.args[5].Len(), rowsPerPart(c.args[2].Last())), expertSwiGLUBackwardRows)
@@ -151,6 +240,10 @@ func expertSwiGLUBackwardRows(d *Device, c *call, w *worker, from, to int) {
 	i, end := assignmentSpan(position, n, from, to)
 	for ; i < end; i++ {
 		r := int(position[i])
+		if r == none {
+			dweights[i] = 0
+			continue
+		}
 		dxr, dyr, xr := f32(*dx)[row(dx, r):][:2*n], f32(*dy)[row(dy, r):][:n], f32(*x)[row(x, r):][:2*n]
 		sum := 0.0
 		for at := 0; at < n; at += expertBlock {
