@@ -142,7 +142,8 @@ type Operators interface {
 
 	// Embedding gathers rows: y [rows, C], weight [V,C] Float32 or BFloat16, ids [rows] Int32 in [0, V).
 	Embedding(s device.Stream, y, weight, ids Tensor)
-	// EmbeddingBackward scatters rows, in the order of ids: dweight [V,C] = (or +=) sum of dy [rows, C] by id.
+	// EmbeddingBackward scatters rows, in the order of ids: dweight [V,C] = (or +=) sum of dy [rows, C] by id. A row with a
+	// negative id goes nowhere.
 	EmbeddingBackward(s device.Stream, dweight, dy, ids Tensor, accumulate bool)
 
 	// CrossEntropy computes, for each row of logits [rows, V] with its label [rows] Int32, loss [rows] = logsumexp(logits)
@@ -167,4 +168,5 @@ type Operators interface {
 
 	OptimizerOperators
 	ExpertOperators
+	VocabularyOperators
 }

@@ -26,6 +26,7 @@ func Run(t *testing.T, open Open) {
 		{"RMSNorm", testRMSNorm}, {"AddRMSNorm", testAddRMSNorm}, {"RMSNormBackwardInput", testRMSNormBackwardInput},
 		{"RMSNormBackwardWeight", testRMSNormBackwardWeight},
 		{"RoPE", testRoPE}, {"SumHeads", testSumHeads}, {"SwiGLU", testSwiGLU}, {"Embedding", testEmbedding}, {"CrossEntropy", testCrossEntropy},
+		{"EmbeddingPart", testEmbeddingPart}, {"CrossEntropyParts", testCrossEntropyParts},
 		{"SquaredNorm", testSquaredNorm}, {"AddExact", testAddExact}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
 		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
 		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},

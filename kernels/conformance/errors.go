@@ -205,6 +205,12 @@ func testIDsOutOfRange(s *suite) {
 		{[]string{"EmbeddingBackward: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) {
 			o.EmbeddingBackward(st, weight, y, high, true)
 		}},
+		{[]string{"EmbeddingPart: ", "ids[1] is 5"}, func(o kernels.Operators, st device.Stream) {
+			o.EmbeddingPart(st, y, weight, high, kernels.Vocabulary{Whole: 5})
+		}},
+		{[]string{"EmbeddingPart: ", "outside a vocabulary of 3"}, func(o kernels.Operators, st device.Stream) {
+			o.EmbeddingPart(st, y, weight, high, kernels.Vocabulary{First: 1, Whole: 3})
+		}},
 		{[]string{"SortByExpert: ", "experts[1] is 5"}, func(k kernels.Operators, st device.Stream) {
 			k.SortByExpert(st, position, firsts, high.Reshape(1, 2))
 		}},

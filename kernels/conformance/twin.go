@@ -140,11 +140,14 @@ func Embedding(y, weight []float64, ids []int32, c int) {
 	}
 }
 
-// EmbeddingBackward computes dweight[V, C] = (or +=) the sum of dy[rows, C] by id.
+// EmbeddingBackward computes dweight[V, C] = (or +=) the sum of dy[rows, C] by id; a negative id has no row.
 func EmbeddingBackward(dweight, dy []float64, ids []int32, c int, accumulate bool) {
 	overwrite(dweight, accumulate)
 	for i, id := range ids {
 		for j := range c {
+			if id < 0 {
+				break
+			}
 			dweight[int(id)*c+j] += dy[i*c+j]
 		}
 	}

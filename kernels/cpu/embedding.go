@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"lockstep/kernels"
@@ -49,7 +50,7 @@ func (d *Device) EmbeddingBackward(s device.Stream, dweight, dy, ids kernels.Ten
 
 func runEmbeddingBackward(d *Device, c *call) error {
 	ids := i32(c.args[2])
-	if err := checkIDs("ids", ids, 0, c.args[0].Shape[0]); err != nil {
+	if err := checkIDs("ids", ids, math.MinInt32, c.args[0].Shape[0]); err != nil {
 		return err
 	}
 	order := &d.order

@@ -46,19 +46,25 @@ func crossEntropyRows(d *Device, c *call, w *worker, from, to int) {
 // float64, so that a large vocabulary costs no accuracy.
 const crossEntropyBlock = 4096
 
+// expSum returns the sum of exp(x - largest), and leaves the exponentials in e, which may be x or nil.
+func expSum(set *kernelSet, w *worker, e, x []float32, largest float32) float64 {
+	sum := 0.0
+	for at := 0; at < len(x); at += crossEntropyBlock {
+		to := min(at+crossEntropyBlock, len(x))
+		out := w.scratch[:to-at]
+		if e != nil {
+			out = e[at:to]
+		}
+		sum += float64(set.expSum(out, x[at:to], largest))
+	}
+	return sum
+}
+
 // crossEntropyRow returns logsumexp(x) - x[label] and sets dx, which may be x or nil, to scale * (softmax(x) -
 // onehot(label)).
 func crossEntropyRow(set *kernelSet, w *worker, dx, x []float32, label int, scale float64) float32 {
 	largest, target := set.max(x), x[label]
-	sum := 0.0
-	for at := 0; at < len(x); at += crossEntropyBlock {
-		to := min(at+crossEntropyBlock, len(x))
-		e := w.scratch[:to-at]
-		if dx != nil {
-			e = dx[at:to]
-		}
-		sum += float64(set.expSum(e, x[at:to], largest))
-	}
+	sum := expSum(set, w, dx, x, largest)
 	if dx != nil {
 		set.scale(dx, dx, float32(scale/sum))
 		dx[label] -= float32(scale)

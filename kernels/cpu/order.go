@@ -28,15 +28,17 @@ type idOrder struct {
 const digitBits = 8
 
 // sort makes entries the ids, of which the first has the given position, in ascending order, equal ones in the order of
-// their positions. It is a radix sort from the lowest digit up (D. Knuth, "The Art of Computer Programming", vol. 3,
+// their positions; negative ids are left out. It is a radix sort from the lowest digit up (D. Knuth, "The Art of Computer Programming", vol. 3,
 // section 5.2.5), of as many passes as the largest id has digits.
 func (o *idOrder) sort(ids []int32, position int) {
-	from, to := o.memory[0][:len(ids)], o.memory[1][:len(ids)]
-	largest := 0
+	from, largest := o.memory[0][:0], 0
 	for i, id := range ids {
-		from[i] = newOrderEntry(int(id), position+i)
-		largest = max(largest, int(id))
+		if id >= 0 {
+			from = append(from, newOrderEntry(int(id), position+i))
+			largest = max(largest, int(id))
+		}
 	}
+	to := o.memory[1][:len(from)]
 	for shift := 32; shift < 32+bits.Len(uint(largest)); shift += digitBits {
 		var start [1 << digitBits]int32
 		for _, e := range from {
