@@ -48,10 +48,17 @@ type AttentionOptions struct {
 	// Causal lets query i of Tq see key j of Tk only where j <= i + Tk - Tq.
 	Causal bool
 	// Documents keeps packed documents apart: an Int32 operand [B,Tq] with, for each query, the number of the first key of
-	// its document. A query sees no key before that one, and Causal, which must be set, ends what it sees. The numbers lie
-	// in [0, Tk] and never decrease along a row, so that a device finds what a block of queries or of keys has to do
-	// with at its ends, and passes over the rest. The zero Tensor: each row is one document.
+	// its document. A query sees no key before that one. Causal ends what it sees; without it that is all keys from there
+	// on, as where the keys are those of earlier tokens. The numbers lie in [0, Tk] and never decrease along a row, so that
+	// a device finds what a block of queries or of keys has to do with at its ends, and passes over the rest. The zero
+	// Tensor: each row is one document.
 	Documents Tensor
+	// Accumulate is for attention over keys that come in several parts, one call for each. Attention merges what these keys
+	// add into the o and statistics that earlier calls have left for the same queries, and the outcome is that over all
+	// keys. AttentionBackward takes the o and statistics of the last call, for each part of the keys, and adds to dq; dk and
+	// dv are those of its own keys, and overwritten. A call may be for some of the queries alone, with views of all that
+	// belongs to them.
+	Accumulate bool
 }
 
 // DropoutOptions modifies Dropout.
@@ -126,7 +133,8 @@ type Operators interface {
 	SumHeads(s device.Stream, y, x Tensor)
 
 	// AttentionSizes returns the shape of the statistics that Attention leaves for its backward pass, and the bytes of
-	// workspace that AttentionBackward needs: q [B,Tq,N,D], k [B,Tk,Nkv,D], v [B,Tk,Nkv,Dv].
+	// workspace that AttentionBackward needs: q [B,Tq,N,D], k [B,Tk,Nkv,D], v [B,Tk,Nkv,Dv]. Dimension 2 of the statistics is
+	// that of the queries, and statistics of some queries may be a view of it.
 	AttentionSizes(q, k, v Tensor) (statistics []int, workspace int)
 	// Attention computes softmax(scale * q k^T + mask) v for each head, N/Nkv query heads sharing one head of k and v:
 	// o [B,Tq,N,Dv], statistics as AttentionSizes says (on the CPU the log of each row's softmax denominator).

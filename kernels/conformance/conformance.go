@@ -31,6 +31,7 @@ func Run(t *testing.T, open Open) {
 		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
 		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
+		{"AttentionParts", testAttentionParts},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute},
 		{"SortRuns", testSortRuns}, {"ShiftPositions", testShiftPositions}, {"ExpertSwiGLU", testExpertSwiGLU},
 		{"GroupedMatMul", testGroupedMatMul},

@@ -31,6 +31,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestBFloat16(add)
 	s.digestExperts(add)
 	s.digestUpdates(add)
+	s.digestFurtherKeys(add)
 	return sums
 }
 
@@ -118,6 +119,25 @@ func (s *suite) digestProducts(add func(name string, outputs ...operand)) {
 	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor,
 		statistics.Tensor, kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
 	add("Attention of documents", o, dq, dk, dv)
+}
+
+// digestFurtherKeys covers attention that goes on with other keys, for the later half of the queries.
+func (s *suite) digestFurtherKeys(add func(name string, outputs ...operand)) {
+	in := func(shape ...int) operand { return s.input(layout{}, shape...) }
+	late := func(t operand, dim int) kernels.Tensor { return t.Narrow(dim, 65, 131) }
+	q, k, v, o, do, dq := in(2, 131, 6, 20), in(2, 77, 2, 20), in(2, 77, 2, 12), in(2, 131, 6, 12), in(2, 131, 6, 12), in(2, 131, 6, 20)
+	dk, dv := in(2, 77, 2, 20), in(2, 77, 2, 12)
+	shape, bytes := s.d.AttentionSizes(q.Tensor, k.Tensor, v.Tensor)
+	statistics := in(shape...)
+	workspace, err := s.d.Alloc(max(bytes, 1))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	opt := kernels.AttentionOptions{Scale: 0.3, Accumulate: true}
+	s.d.Attention(s.s, late(o, 1), late(statistics, 2), late(q, 1), k.Tensor, v.Tensor, opt)
+	s.d.AttentionBackward(s.s, late(dq, 1), dk.Tensor, dv.Tensor, late(do, 1), late(q, 1), k.Tensor, v.Tensor, late(o, 1),
+		late(statistics, 2), kernels.NewTensor(workspace, 0, device.Uint8, bytes), opt)
+	add("Attention of further keys", o, statistics, dq, dk, dv)
 }
 
 // digestFused covers the operators that do the work of several in one pass.

@@ -42,10 +42,6 @@ func testOperandErrors(s *suite) {
 			q := f(1, 4, 2, 8)
 			o.Attention(st, f(1, 4, 2, 8), f(1, 2, 4), q, q, q, kernels.AttentionOptions{Causal: true, Documents: ids})
 		}},
-		{"Attention", "documents", func(o kernels.Operators, st device.Stream) {
-			q := f(1, 4, 2, 8)
-			o.Attention(st, f(1, 4, 2, 8), f(1, 2, 4), q, q, q, kernels.AttentionOptions{Documents: ids.Reshape(1, 4)})
-		}},
 		{"AddBias", "bias", func(o kernels.Operators, st device.Stream) { o.AddBias(st, x, f(5)) }},
 		{"AddBiasBackward", "dbias", func(o kernels.Operators, st device.Stream) { o.AddBiasBackward(st, f(7), x, false) }},
 		{"Add", "b", func(o kernels.Operators, st device.Stream) { o.Add(st, x, y, f(4, 7)) }},

@@ -35,17 +35,18 @@ func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, works
 }
 
 // Attention computes o = softmax(scale * q k^T + mask) v and, for the backward pass, the log of each row's sum of
-// exponentials. A row that sees no key has output 0 and statistics -Inf. A key that a row does not see may still count with
+// exponentials. With Accumulate a row goes on from these two: they are what one key would leave whose score is the log and
+// whose v is the output. A row that sees no key has output 0 and statistics -Inf. A key that a row does not see may still count with
 // weight zero, so that an infinity or a NaN of its v can show in that row.
 func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tensor, opt kernels.AttentionOptions) {
-	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
+	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal, opt.Accumulate}}
 	c.operands(2, o, statistics, q, k, v, opt.Documents)
 	d.launch(s, kernels.CheckAttention(o, statistics, q, k, v, opt, q.Shape[0], q.Shape[2], q.Shape[1]), c)
 }
 
-// AttentionBackward computes dq, dk and dv.
+// AttentionBackward computes dq, dk and dv, or adds to dq.
 func (d *Device) AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace kernels.Tensor, opt kernels.AttentionOptions) {
-	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal}}
+	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal, opt.Accumulate}}
 	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics, opt.Documents)
 	n := q.Shape[0] * q.Shape[2] * q.Shape[1]
 	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, opt, n*device.Float32.Size(),
@@ -75,14 +76,15 @@ type attention struct {
 	q, k, v    headView
 	b, kv      int // batch and head
 	tq, tk     int
-	heads      int // of q, over all heads of k and v
 	group      int // heads of q that share this head
 	scale      float32
 	causal     bool
+	accumulate bool
 	statistics []float32
 	documents  []int32 // the first key of each query, its rows documentStride apart; nil where all start with key 0
 
-	documentStride int
+	statisticStride [2]int // of batches and heads
+	documentStride  int
 }
 
 // newAttention reads the problem from a call whose arguments q, k and v start at first.
@@ -90,9 +92,10 @@ func newAttention(d *Device, c *call, first, statistics, documents int) attentio
 	q, k := &c.args[first], &c.args[first+1]
 	return attention{
 		set: d.set, q: newHeadView(c.args[first]), k: newHeadView(c.args[first+1]), v: newHeadView(c.args[first+2]),
-		tq: q.Shape[1], tk: k.Shape[1], heads: q.Shape[2], group: q.Shape[2] / k.Shape[2],
-		scale: float32(c.f[0]), causal: c.flag[0], statistics: f32(c.args[statistics]),
+		tq: q.Shape[1], tk: k.Shape[1], group: q.Shape[2] / k.Shape[2],
+		scale: float32(c.f[0]), causal: c.flag[0], accumulate: c.flag[1], statistics: f32(c.args[statistics]),
 		documents: i32(c.args[documents]), documentStride: c.args[documents].Stride[0],
+		statisticStride: [2]int(c.args[statistics].Stride[:2]),
 	}
 }
 
@@ -106,7 +109,7 @@ func (a *attention) row(h *headView, r int) []float32 {
 
 // statistic returns the place of row r's statistics.
 func (a *attention) statistic(r int) *float32 {
-	return &a.statistics[(a.b*a.heads+a.kv*a.group+r%a.group)*a.tq+r/a.group]
+	return &a.statistics[a.b*a.statisticStride[0]+(a.kv*a.group+r%a.group)*a.statisticStride[1]+r/a.group]
 }
 
 // visible returns the end of the keys that row r sees.

@@ -102,7 +102,9 @@ func newBackward(a *attention, c *call, w *worker) backward {
 func (b *backward) run() {
 	for r := range b.delta {
 		b.delta[r] = b.set.dot(b.row(&b.do, r), b.row(&b.o, r))
-		clear(b.row(&b.dq, r))
+		if !b.accumulate {
+			clear(b.row(&b.dq, r))
+		}
 	}
 	for j := 0; j < b.tk; j += backwardKeys {
 		b.keyBlock(j, min(backwardKeys, b.tk-j))

@@ -66,9 +66,8 @@ func newForward(a *attention, w *worker, first int) forward {
 // run computes the rows of o and their statistics.
 func (f *forward) run(o *headView) {
 	clear(f.out)
-	clear(f.sum)
-	for i := range f.max {
-		f.max[i] = float32(math.Inf(-1))
+	for i := range f.n {
+		f.start(o, i)
 	}
 	t := &f.set.tile
 	seen := f.visible(f.first + f.n - 1)
@@ -82,6 +81,18 @@ func (f *forward) run(o *headView) {
 	}
 	for i := range f.n {
 		f.finish(o, i)
+	}
+}
+
+// start begins row i of the block: with what o and the statistics have of other keys, if it goes on from there, else with nothing.
+func (f *forward) start(o *headView, i int) {
+	f.max[i], f.sum[i] = float32(math.Inf(-1)), 0
+	if !f.accumulate {
+		return
+	}
+	if before := *f.statistic(f.first + i); before != f.max[i] {
+		f.max[i], f.sum[i] = before, 1
+		copy(f.out[i*f.outStride:], f.row(o, f.first+i))
 	}
 }
 

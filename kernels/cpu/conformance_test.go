@@ -64,7 +64,8 @@ func TestGenericDigest(t *testing.T) {
 		"Attention":         "73438d20006d7842",
 		"AttentionBackward": "c9ed9bd2b3d96772",
 
-		"Attention of documents": "1e36a849d7a1e98b",
+		"Attention of documents":    "1e36a849d7a1e98b",
+		"Attention of further keys": "cef9036a074b56ad",
 
 		"Route":   "f5cc9095cbc0383f",
 		"Experts": "58966024395fb51d",
