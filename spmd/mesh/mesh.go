@@ -70,6 +70,12 @@ func (m Mesh) stride(a Axis) int {
 	return n
 }
 
+// With returns the mesh as the rank sees it that has another position along an axis, and is where this one is along the others.
+func (m Mesh) With(a Axis, coordinate int) Mesh {
+	m.Rank += (coordinate - m.Coordinate(a)) * m.stride(a)
+	return m
+}
+
 // Ranks returns the ranks that differ from this one along the given axes only, in order, this one included.
 func (m Mesh) Ranks(along ...Axis) []int {
 	ranks := []int{m.Rank}
@@ -77,7 +83,7 @@ func (m Mesh) Ranks(along ...Axis) []int {
 		var more []int
 		for _, r := range ranks {
 			for i := range m.size[a] {
-				more = append(more, r+(i-m.Coordinate(a))*m.stride(a))
+				more = append(more, r+m.With(a, i).Rank-m.Rank)
 			}
 		}
 		ranks = more

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -152,11 +154,11 @@ func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	}
 }
 
-// UpdateBiases moves the biases of the routers that have one, and that are not frozen, by rate, against the step's load [layers with experts, E]
+// UpdateBiases moves the biases of this rank's routers that have one, and that are not frozen, by rate, against the step's load [layers with experts, E]
 // Float64 on all ranks. clip is the optimizer's.
 func (m *Model) UpdateBiases(k kernels.Operators, s device.Stream, load, clip kernels.Tensor, rate float64) {
 	for _, b := range m.blocks() {
-		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil {
+		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil && slices.Contains(m.uses, x.bias) {
 			k.UpdateRouteBias(s, x.bias.Weight(), load.Narrow(0, x.index, x.index+1).Reshape(x.Count), clip, rate)
 		}
 	}

@@ -18,7 +18,7 @@ func (e *embedding) NewRecord(kernels.Operators, Size, *Memory) Record { return 
 
 // Forward gathers rows into out [B*T,H].
 func (e *embedding) Forward(c *Context, _ Record, mb *MicroBatch, _, out kernels.Tensor) {
-	c.Kernels.Embedding(c.Stream, out, e.weight.Weight(), mb.IDs)
+	e.weight.lookUp(c, out, mb.IDs, mb.Rows)
 }
 
 // Recompute does nothing: nothing is kept.

@@ -25,7 +25,7 @@ type Gradients struct {
 func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
 	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.Config.VocabSize, rows)}
 	g.ids = fixed.Tensor(device.Int32, rows)
-	if m.isExpanded(m.tables[0].Parameters[0]) {
+	if m.table.owned && m.isExpanded(m.table.parameter()) {
 		mark := scratch.Mark()
 		g.expanded = scratch.Tensor(device.Float32, m.tablePiece()*m.Config.HiddenSize)
 		scratch.Release(mark)
@@ -51,15 +51,16 @@ func (g *Gradients) Used() kernels.Tensor {
 // all to the gradient of a tied head. It comes after all sums over micro batches and ranks: this order does not depend on the
 // layout of ranks.
 func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
-	if tables := g.model.tables; !tables[0].frozen() {
-		rows := tables[0].rows(g.Flat, g.Touched.Len())
-		for _, u := range tables[1:] {
-			k.Add(s, rows, rows, u.rows(g.Flat, g.Touched.Len()))
-		}
+	m, n := g.model, g.Touched.Len()
+	if m.table.frozen() {
+		return
 	}
-	if m := g.model; m.Config.TieWordEmbeddings && !m.tables[0].frozen() {
-		n := g.Touched.Len()
-		k.EmbeddingBackward(s, m.Slice(g.Flat, m.tables[0].Parameters[0]), m.tables[0].rows(g.Flat, n), g.ids.Narrow(0, 0, n), true)
+	rows := m.table.uses[0].rows(g.Flat, n)
+	for _, u := range m.table.uses[1:] {
+		k.Add(s, rows, rows, u.rows(g.Flat, n))
+	}
+	if m.Config.TieWordEmbeddings {
+		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.parameter()), rows, g.ids.Narrow(0, 0, n), true)
 	}
 }
 
@@ -102,14 +103,14 @@ func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels
 	width := m.Config.HiddenSize
 	first, end := g.Touched.within(p.From/width, p.To/width)
 	piece := g.expanded.Narrow(0, 0, p.To-p.From)
-	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.tables[0].rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
+	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.table.uses[0].rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
 		g.ids.Narrow(0, first, end), false)
 	return piece
 }
 
 // isExpanded reports whether p is a table whose gradient is its touched rows alone.
 func (m *Model) isExpanded(p *Parameter) bool {
-	return !m.Config.TieWordEmbeddings && p == m.tables[0].Parameters[0] && !p.frozen
+	return !m.Config.TieWordEmbeddings && p == m.table.parameter() && !p.frozen
 }
 
 // pieceElements bounds a piece of the table's gradient, as far as blocks of the norm allow: 16 MiB, like the head's logits.

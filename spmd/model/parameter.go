@@ -56,8 +56,9 @@ func (p *Parameter) Len() int {
 type Use struct {
 	Parameters []*Parameter
 	shape      []int
-	gradient   int // offset of the first element in a gradient buffer
-	row        int // of a use of the embedding's table: how many uses' touched rows come before its own
+	gradient   int  // offset of the first element in a gradient buffer
+	row        int  // of a use of the embedding's table: how many uses' touched rows come before its own in a gradient buffer
+	borrowed   bool // of such a use: the weights are another rank's, and this one has the touched rows of a step
 	weight     kernels.Tensor
 	place      int // of a frozen use: offset in the buffer of the frozen weights, in bytes
 	dtype      device.DType
@@ -124,38 +125,35 @@ type layout struct {
 	frozen         int // size in bytes
 }
 
-// place lays out the uses in order, then the embedding's table, and then what has no gradients. A tied table is that of
-// another use than tables, which are the embedding's and those of its further uses.
-func (l *layout) place(uses, tables []*Use) {
-	table, tied := tables[0], false
+// place lays out the uses in order, then the embedding's table where it is this rank's and no other use has placed it, and then
+// what has no gradients.
+func (l *layout) place(uses []*Use, t *table) {
+	var tied *Use // the other use of a tied table
 	for _, u := range uses {
-		if slices.Contains(tables, u) || u.Parameters[0].Untrained {
+		if slices.Contains(t.uses, u) || u.Parameters[0].Untrained {
 			continue
 		}
-		tied = tied || u.Parameters[0] == table.Parameters[0]
 		l.placeUse(u)
+		if u.Parameters[0] == t.parameter() {
+			tied = u
+		}
 	}
 	l.dense = l.weights
+	first := t.uses[0]
 	switch {
-	case !tied:
-		l.placeUse(table)
-	case table.frozen():
-		table.place = tiedUse(uses, tables).place
+	case tied != nil:
+		first.place = tied.place
+	case t.owned:
+		l.placeUse(first)
 	}
-	for _, u := range tables {
-		u.gradient, u.place = l.dense, table.place
+	for i, u := range t.here {
+		u.gradient, u.place, u.row = l.dense, first.place, i
 	}
 	for _, u := range uses {
 		if u.Parameters[0].Untrained {
 			l.placeUse(u)
 		}
 	}
-}
-
-// tiedUse returns the other use of a tied table.
-func tiedUse(uses, tables []*Use) *Use {
-	i := slices.IndexFunc(uses, func(u *Use) bool { return !slices.Contains(tables, u) && u.Parameters[0] == tables[0].Parameters[0] })
-	return uses[i]
 }
 
 // placeUse gives the parameters of a use the next place.

@@ -39,7 +39,6 @@ func newPredictor(b *builder, index int, table *Parameter) *predictor {
 	c := b.config
 	name := fmt.Sprintf("model.layers.%d", c.NumHiddenLayers+index)
 	p := &predictor{hidden: c.HiddenSize, table: newUse(table)}
-	p.table.row = index + 1
 	p.embeddingNorm, p.hiddenNorm = b.norm(name+".enorm", c.HiddenSize, c.RMSNormEps), b.norm(name+".hnorm", c.HiddenSize, c.RMSNormEps)
 	p.project = b.linear(name+".eh_proj", c.HiddenSize, 2*c.HiddenSize, false)
 	p.block = newBlock(b, c.NumHiddenLayers+index)
@@ -74,7 +73,7 @@ func (p *predictor) halves(x kernels.Tensor) (embedding, hidden kernels.Tensor) 
 // pair computes r.paired from the embeddings of the tokens ahead and from h.
 func (p *predictor) pair(c *Context, r *predictorRecord, ahead *Ahead, h kernels.Tensor) {
 	embedding, hidden := p.halves(r.paired)
-	c.Kernels.Embedding(c.Stream, r.embedded, p.table.Weight(), ahead.IDs)
+	p.table.lookUp(c, r.embedded, ahead.IDs, ahead.Rows)
 	p.embeddingNorm.forward(c, embedding, r.embeddingRstd, r.embedded)
 	p.hiddenNorm.forward(c, hidden, r.hiddenRstd, h)
 }

@@ -3,6 +3,7 @@ package model_test
 import (
 	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ func small(t *testing.T, family string, dev *cpu.Device, s device.Stream) *model
 		"initializer_range": 0.3, "tie_word_embeddings": family != "llama"}
 	if strings.HasPrefix(family, "deepseek") {
 		maps.Copy(keys, map[string]any{"num_key_value_heads": 4, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
-			"q_lora_rank": 10, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 4, "v_head_dim": 6})
+			"num_nextn_predict_layers": 2, "q_lora_rank": 10, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 4, "v_head_dim": 6})
 	}
 	maps.Copy(keys, map[string]any{"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 9})
 	c, problems := model.ParseConfig(keys)
@@ -138,6 +139,38 @@ func TestWeightsAreLoadedInPieces(t *testing.T) {
 			if v != float32(i) {
 				t.Fatalf("%s: element %d is %v", p.Name, i, v)
 			}
+		}
+	}
+}
+
+// TestStagesHoldEachParameterOnce cuts models in three stages, with the embedding's table tied to the head and not.
+func TestStagesHoldEachParameterOnce(t *testing.T) {
+	for _, family := range []string{"qwen3", "llama", "deepseek_v3"} {
+		config := func() *model.Config { dev, s := open(t); return small(t, family, dev, s).Config }()
+		config.PredictionLossWeight = 0.3
+		whole := model.New(config, model.Partition{})
+		var names []string
+		for _, run := range []model.Span{{From: 0, To: 1}, {From: 1, To: 2}, {From: 2, To: len(whole.Layers)}} {
+			m, elements := model.New(config, model.Partition{}), 0
+			m.Hold(run)
+			for _, p := range m.Parameters {
+				names = append(names, p.Name)
+				elements += p.Len()
+			}
+			if n := m.WeightElements(); n < elements || n > elements+128*len(m.Parameters) {
+				t.Errorf("%s: layers %v have %d weights in a buffer of %d", family, run, elements, n)
+			}
+			if m.NumParameters() != whole.NumParameters() {
+				t.Errorf("%s: a stage says that the model has %d parameters, not %d", family, m.NumParameters(), whole.NumParameters())
+			}
+		}
+		var want []string
+		for _, p := range whole.Parameters {
+			want = append(want, p.Name)
+		}
+		slices.Sort(names)
+		if slices.Sort(want); !slices.Equal(names, want) {
+			t.Errorf("%s: the stages hold %v, the model has %v", family, names, want)
 		}
 	}
 }

@@ -52,6 +52,7 @@ func (m *Model) Tune(t Tuning) error {
 	if len(m.Parameters) == 0 {
 		return fmt.Errorf("all parameters are frozen")
 	}
+	m.values = values{count(m.Parameters), count(m.Frozen)}
 	if t.FrozenDType == device.BFloat16 {
 		for _, u := range m.matrices() {
 			if u.frozen() {
@@ -65,7 +66,7 @@ func (m *Model) Tune(t Tuning) error {
 
 // matrices returns the uses of the embedding's table, of linear layers and of experts.
 func (m *Model) matrices() []*Use {
-	uses := slices.Clone(m.tables)
+	uses := slices.Clone(m.table.uses)
 	for _, b := range m.blocks() {
 		for _, x := range b.linears() {
 			uses = append(uses, x.weight)

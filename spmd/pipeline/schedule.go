@@ -8,6 +8,7 @@ package pipeline
 
 import (
 	"fmt"
+	"slices"
 )
 
 // A Kind is what an action does.
@@ -37,6 +38,16 @@ func (a Action) String() string { return fmt.Sprintf("%d%v%d", a.Chunk, a.Kind, 
 
 // A Schedule lists each rank's actions in order.
 type Schedule [][]Action
+
+// Chunks returns the chunks that a rank runs, ascending.
+func (s Schedule) Chunks(rank int) (chunks []int) {
+	for _, a := range s[rank] {
+		if i, found := slices.BinarySearch(chunks, a.Chunk); !found {
+			chunks = slices.Insert(chunks, i, a.Chunk)
+		}
+	}
+	return chunks
+}
 
 // OneFOneB returns the 1F1B schedule (PipeDream-flush: Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training",
 // 2021) of one chunk per rank: rank r runs ranks-1-r forward passes ahead, then one forward and one backward in turn. On one

@@ -58,11 +58,14 @@ func (s Slice) Along(dim int) Slice {
 // Len returns the number of elements.
 func (s Slice) Len() int { return s.End - s.Begin }
 
+// WholeLen returns the number of elements of the whole tensor.
+func (s Slice) WholeLen() int { return product(s.Whole) }
+
 // IsBox reports whether s is all of its box.
 func (s Slice) IsBox() bool { return s.Begin == 0 && s.End == product(s.Shape) }
 
 // IsWhole reports whether s is the whole tensor.
-func (s Slice) IsWhole() bool { return s.Len() == product(s.Whole) }
+func (s Slice) IsWhole() bool { return s.Len() == s.WholeLen() }
 
 // Check returns an error where s, which came from outside, is impossible.
 func (s Slice) Check() error {

@@ -18,12 +18,13 @@ func (t *Trainer) clearLoad() {
 	}
 }
 
-// shareLoad adds the ranks' counts. They are whole numbers, so that the order of the sum does not matter.
+// shareLoad adds the ranks' counts, those of other stages' layers included. They are whole numbers, so that the order of the sum does
+// not matter.
 func (t *Trainer) shareLoad() device.Event {
 	if t.placed.load.IsZero() {
 		return device.Event{}
 	}
-	return t.data.AllReduce(t.placed.load.Region(), t.wideSum, t.Stream.Record())
+	return t.world.AllReduce(t.placed.load.Region(), t.wideSum, t.Stream.Record())
 }
 
 // balanceExperts moves the routers' biases against the step's load.
@@ -56,32 +57,6 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 	}
 	e.MaxLoad, e.MinLoad = spread(t.host.load, load.Last())
 	return e, nil
-}
-
-// eachAuxiliary calls f with the auxiliary losses of all micro batches of the step, in their order, and their number within one.
-func (t *Trainer) eachAuxiliary(f func(i int, loss float64)) {
-	n, width, each := t.MyMicroBatches, t.reportWidth(), t.Model.AuxiliaryLosses()
-	for at := 0; at < len(t.host.report); at += width {
-		for i, v := range t.host.report[at+n+1 : at+width] {
-			f(i%each, v)
-		}
-	}
-}
-
-// predictionLoss returns the loss of multi-token prediction, the mean over its modules and over the step's label tokens, of which
-// the last ones of each sample have none. The report has been read.
-func (t *Trainer) predictionLoss(labels int64) float64 {
-	modules := t.Model.Predictors()
-	if modules == 0 {
-		return 0
-	}
-	first, sum := t.Model.AuxiliaryLosses()-modules, 0.0
-	t.eachAuxiliary(func(i int, v float64) {
-		if i >= first {
-			sum += v
-		}
-	})
-	return mean(sum, labels) / float64(modules)
 }
 
 // spread returns the largest and the smallest load of an expert, by the mean of its layer. loads has the given number of experts

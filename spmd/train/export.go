@@ -22,7 +22,7 @@ func (t *Trainer) export(ctx context.Context, trained bool) error {
 	if err != nil {
 		return fmt.Errorf("writing the trained model: %w", err)
 	}
-	return t.data.Barrier(context.WithoutCancel(ctx))
+	return t.world.Barrier(context.WithoutCancel(ctx))
 }
 
 // exportWeights writes the weights that the model is bound to, into the directory model or adapter with a suffix. What is there

@@ -5,6 +5,7 @@ package train
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"lockstep/kernels"
@@ -33,10 +34,12 @@ type Layout struct {
 	// Memory is what the rank allocates.
 	Memory Memory
 
-	actions []pipeline.Action
-	report  pipeline.Report
-	lanes   []pipeline.LaneStep
-	buffers int // gradient buffers
+	schedule pipeline.Schedule
+	report   pipeline.Report
+	runs     []model.Span // by chunk: its layers
+	head     int          // the pipeline stage that has the last chunk, and so the loss
+	lanes    []pipeline.LaneStep
+	buffers  int // gradient buffers
 
 	recompute []model.Recompute // by layer of the model
 }
@@ -81,16 +84,36 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	if l.lanes, l.buffers, err = pipeline.Lanes(l.MicroBatches, l.Lanes, grid.Coordinate(mesh.Data), data); err != nil {
 		return nil, err
 	}
-	schedule := pipeline.OneFOneB(grid.Size(mesh.Pipeline), l.MyMicroBatches)
-	if l.report, err = pipeline.Simulate(schedule, grid.Size(mesh.Pipeline), l.MyMicroBatches); err != nil {
+	if err := l.cutStages(); err != nil {
 		return nil, err
 	}
-	l.actions = schedule[grid.Coordinate(mesh.Pipeline)]
 	if l.recompute, err = recomputed(c, l.Model); err != nil {
 		return nil, err
 	}
 	return l, l.measure(k)
 }
+
+// cutStages cuts the model's layers in chunks and makes the schedule that runs them. This rank keeps the weights of its own.
+func (l *Layout) cutStages() (err error) {
+	stages := l.Mesh.Size(mesh.Pipeline)
+	l.schedule = pipeline.OneFOneB(stages, l.MyMicroBatches)
+	if l.report, err = pipeline.Simulate(l.schedule, stages, l.MyMicroBatches); err != nil {
+		return err
+	}
+	l.runs = []model.Span{{From: 0, To: len(l.Model.Layers)}}
+	var mine []model.Span
+	for _, chunk := range l.myChunks() {
+		mine = append(mine, l.runs[chunk])
+	}
+	l.Model.Hold(mine...)
+	l.head = slices.IndexFunc(l.schedule, func(list []pipeline.Action) bool {
+		return slices.ContainsFunc(list, func(a pipeline.Action) bool { return a.Chunk == len(l.runs)-1 })
+	})
+	return nil
+}
+
+// myChunks returns the chunks that this rank runs, ascending.
+func (l *Layout) myChunks() []int { return l.schedule.Chunks(l.Mesh.Coordinate(mesh.Pipeline)) }
 
 // recomputeModes are the values of recompute.mode.
 var recomputeModes = map[string]model.Recompute{"none": model.KeepAll, "selective": model.RecomputeSelective, "full": model.RecomputeFull}
@@ -115,7 +138,7 @@ type placed struct {
 	average   *optim.Average   // of the weights, nil where there is none
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
 	gradients *model.Gradients // the first buffer's
-	report    kernels.Tensor   // [data ranks, reportWidth] Float64
+	report    kernels.Tensor   // [ranks, reportWidth] Float64
 	cos, sin  kernels.Tensor   // [T,D]
 	executor  *pipeline.Executor
 	load      kernels.Tensor // [layers with experts, E] Float64, none where there are none
@@ -133,7 +156,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	if c.Optimizer.EMADecay > 0 && c.Run.Mode != "evaluate" {
 		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
 	}
-	p.report = a.fixed.Tensor(device.Float64, l.Mesh.Size(mesh.Data), l.reportWidth())
+	p.report = a.fixed.Tensor(device.Float64, l.Mesh.World(), l.reportWidth())
 	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
 	p.buffers = []kernels.Tensor{sum}
 	for range l.buffers - 1 {
@@ -143,8 +166,11 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	if l.report.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
 		delayed = a.saved
 	}
-	chunk := l.Model.Chunk(0, len(l.Model.Layers))
-	stages := map[int]*pipeline.Stage{0: {Chunk: chunk, Lanes: l.lanes, Buffers: p.buffers}}
+	stages := map[int]*pipeline.Stage{}
+	for _, chunk := range l.myChunks() {
+		run := l.runs[chunk]
+		stages[chunk] = &pipeline.Stage{Chunk: l.Model.Chunk(run.From, run.To), Lanes: l.lanes, Buffers: p.buffers}
+	}
 	context := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
 	if c.Architecture.Experts != nil {
 		p.load = l.Model.PlaceLoad(a.fixed)
@@ -153,7 +179,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	}
 	var err error
 	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
-		Actions: l.actions, MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
+		Actions: l.schedule[l.Mesh.Coordinate(mesh.Pipeline)], MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {

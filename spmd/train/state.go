@@ -310,7 +310,7 @@ func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
 			return nil, &ConfigurationError{Key: "checkpoint.resume", Err: err}
 		}
 	}
-	choices, err := t.data.GatherBytes(context.Background(), []byte(choice))
+	choices, err := t.world.GatherBytes(context.Background(), []byte(choice))
 	if err != nil || string(choices[0]) == "none" || t.Mesh.Rank == 0 {
 		return loaded, err
 	}

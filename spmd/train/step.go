@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"lockstep/kernels/device"
-	"lockstep/spmd/mesh"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/pipeline"
 )
@@ -32,7 +31,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 		return row, false, err
 	}
 
-	// Reduce: the data ranks add their gradients in the aligned tree and exchange their losses.
+	// Reduce: the data ranks add their gradients in the aligned tree, and all ranks exchange their losses.
 	reduced := t.data.AllReduce(gradients.Used().Region(), t.sum, s.Record())
 	s.Wait(t.shareReport(stop))
 	s.Wait(t.shareLoad())
@@ -104,48 +103,6 @@ func (t *Trainer) load(i int) pipeline.Loader {
 		}
 	}
 	return t.host.fill
-}
-
-// reportWidth is the length of a rank's report: the losses of its micro batches, whether it was told to stop, and the
-// auxiliary losses of its micro batches.
-func (l *Layout) reportWidth() int {
-	return l.MyMicroBatches + 1 + l.MyMicroBatches*l.Model.AuxiliaryLosses()
-}
-
-// shareReport exchanges the losses of the ranks' micro batches, and whether a rank was told to stop.
-func (t *Trainer) shareReport(stop bool) device.Event {
-	me, n, width := t.Mesh.Coordinate(mesh.Data), t.MyMicroBatches, t.reportWidth()
-	mine := t.placed.report.Narrow(0, me, me+1).Reshape(width)
-	t.Device.Copy(t.Stream, mine.Narrow(0, 0, n), t.placed.executor.Losses())
-	t.host.flag[0] = 0
-	if stop {
-		t.host.flag[0] = 1
-	}
-	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(t.host.flag[:]))
-	if auxiliary := t.placed.executor.AuxiliaryLosses(); !auxiliary.IsZero() {
-		t.Device.Copy(t.Stream, mine.Narrow(0, n+1, width), auxiliary.Reshape(width-n-1))
-	}
-	return t.data.AllGather(t.placed.report.Region(), nil, t.Stream.Record())
-}
-
-// readReport returns the sum of the label tokens' losses: those of all micro batches, added in their order in float64. stop
-// is true when any rank was told to stop, so that all stop after the same step.
-func (t *Trainer) readReport() (sum float64, stop bool, err error) {
-	if t.host.report == nil {
-		t.host.report = make([]float64, t.placed.report.Len())
-	}
-	values := t.host.report
-	if err := t.Device.Read(t.Stream, device.BytesOf(values), t.placed.report.Region()); err != nil {
-		return 0, false, err
-	}
-	n, width := t.MyMicroBatches, t.reportWidth()
-	for at := 0; at < len(values); at += width {
-		for _, v := range values[at : at+n] {
-			sum += v
-		}
-		stop = stop || values[at+n] != 0
-	}
-	return sum, stop, nil
 }
 
 // readNorm returns the gradients' global norm before clipping.

@@ -40,7 +40,7 @@ type Trainer struct {
 	sum      collective.Reduction // of gradients
 	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
 	world    collective.Group     // all ranks
-	data     collective.Group
+	data     collective.Group     // those that add up their gradients
 	storage  []*device.Storage
 	placed   *placed
 	host     hostMemory
