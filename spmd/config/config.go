@@ -287,6 +287,11 @@ type Parallel struct {
 	SequenceParallel bool `toml:"sequence_parallel" only:"false" feature:"sequence parallelism"`
 	// What data ranks split instead of holding it whole: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
 	ZeROStage int `toml:"zero_stage" only:"0" feature:"ZeRO"`
+	// Exchange gradients between data ranks while the backward pass goes on, not after it. The bits are the same.
+	Overlap bool `toml:"overlap"`
+	// With overlap: gradients are exchanged in buckets of whole layers, as many as fit in this size, in MiB. The larger they are, the
+	// less each byte costs, and the more is left to exchange when the backward pass ends.
+	BucketMB float64 `toml:"bucket_mb" range:"(0,65536]"`
 	// Order of the pipeline's forward and backward passes.
 	PipelineSchedule string `toml:"pipeline_schedule" values:"1f1b" later:"gpipe,interleaved-1f1b,zb-h1,zb-v,dualpipe-v" other:"a schedule from a CSV file"`
 	// Chunks of layers per pipeline rank.
@@ -389,7 +394,7 @@ func Default() *Config {
 			Momentum: 0.95, Nesterov: true, NSSteps: 5, AdjustLRFn: "original",
 			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
-		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, PipelineSchedule: "1f1b", VirtualStages: 1},
+		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
 		Recompute:  Recompute{Mode: "none"},
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
 		Monitor:    Monitor{LogInterval: 1},

@@ -42,6 +42,11 @@ func (g *Gradients) WriteIDs(d device.Device, s device.Stream) {
 	d.Write(s, g.ids.Narrow(0, 0, n).Region(), device.BytesOf(g.host[:n]))
 }
 
+// Rows returns the part of Flat that is touched rows.
+func (g *Gradients) Rows() kernels.Tensor {
+	return g.Flat.Narrow(0, g.model.GradientElements(0), g.model.GradientElements(g.Touched.Len()))
+}
+
 // Used returns the part of Flat that holds gradients: what ranks exchange.
 func (g *Gradients) Used() kernels.Tensor {
 	return g.Flat.Narrow(0, 0, g.model.GradientElements(g.Touched.Len()))
@@ -69,6 +74,7 @@ func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
 type Piece struct {
 	Parameter *Parameter
 	From, To  int // elements, in row-major order
+	place     int // of the first in a shard
 }
 
 // Pieces returns the pieces of all parameters that have gradients, in their order.
@@ -82,7 +88,7 @@ func (m *Model) Pieces() (pieces []Piece) {
 			per = m.tablePiece() * m.Config.HiddenSize
 		}
 		for from := 0; from < p.Len(); from += per {
-			pieces = append(pieces, Piece{p, from, min(from+per, p.Len())})
+			pieces = append(pieces, Piece{p, from, min(from+per, p.Len()), p.offset + from})
 		}
 	}
 	return pieces
@@ -122,9 +128,15 @@ func (m *Model) tablePiece() int {
 	if m.Config.TieWordEmbeddings {
 		return vocabulary
 	}
-	unit := kernels.SquaredNormBlock // rows that fill whole blocks
-	for unit > 1 && unit/2*width%kernels.SquaredNormBlock == 0 {
+	unit := m.tableUnit()
+	return min(vocabulary, max(1, pieceElements/width/unit)*unit)
+}
+
+// tableUnit returns how many rows of the table fill whole blocks of the norm.
+func (m *Model) tableUnit() int {
+	unit := kernels.SquaredNormBlock
+	for unit > 1 && unit/2*m.Config.HiddenSize%kernels.SquaredNormBlock == 0 {
 		unit /= 2
 	}
-	return min(vocabulary, max(1, pieceElements/width/unit)*unit)
+	return unit
 }

@@ -131,6 +131,8 @@ type Context struct {
 	Cos, Sin kernels.Tensor // [T,D], see RoPE.Tables
 	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
 	Balancing *Balancing
+	// Progress is told where the passes are, nil where nobody wants to know.
+	Progress Progress
 }
 
 // norm is RMSNorm with a learned scale.

@@ -101,9 +101,6 @@ func (u *Use) rows(g kernels.Tensor, n int) kernels.Tensor {
 	return kernels.NewTensor(g.Storage, g.Offset+at*device.Float32.Size(), device.Float32, n, u.shape[1])
 }
 
-// span returns the range of this use's gradient in a gradient buffer.
-func (u *Use) span() Span { return Span{u.gradient, u.gradient + u.elements()} }
-
 // elements returns the number of elements of the joined weights.
 func (u *Use) elements() int {
 	n := 0

@@ -25,7 +25,7 @@ func TestAdafactorOfPieces(t *testing.T) {
 	}
 	defer dev.Close()
 	s, m, ids := dev.NewInlineStream("compute"), model.New(config, model.Partition{}), []int32{3, 9, 30_000, vocabulary - 1}
-	o := Options{Type: "adafactor", Counts: func(*model.Parameter) bool { return true }, WeightDecay: 0.1, Adafactor: AdafactorOptions{Beta2Decay: -0.8, Eps: 0x1p-23, MinScale: 1e-3, Threshold: 1}}
+	o := Options{Type: "adafactor", Counted: m.Pieces(), WeightDecay: 0.1, Adafactor: AdafactorOptions{Beta2Decay: -0.8, Eps: 0x1p-23, MinScale: 1e-3, Threshold: 1}}
 	var weights kernels.Tensor
 	var gradients *model.Gradients
 	var optimizer Optimizer

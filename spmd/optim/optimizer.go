@@ -78,9 +78,9 @@ type Options struct {
 	Beta1, Beta2, Eps float64
 	Muon              MuonOptions
 	Adafactor         AdafactorOptions
-	// Counts reports whether this rank counts the gradients of p in the global norm: one of the ranks that have the same
-	// ones does.
-	Counts func(p *model.Parameter) bool
+	// Counted are the pieces of gradients that this rank counts in the global norm: each is counted by one of the ranks that
+	// have it.
+	Counted []model.Piece
 }
 
 // New places the state of an optimizer of the given weights [WeightElements]: fixed gives zeroed memory and keeps it, scratch
@@ -106,7 +106,7 @@ func (o *Options) decay(p *model.Parameter) float64 {
 // A clipping is the part that all optimizers share.
 type clipping struct {
 	pieces  []model.Piece
-	counted []model.Piece // of the pieces
+	counted []model.Piece
 	maxNorm float64
 	sums    kernels.Tensor // [blocks of what is counted] Float64: squared norms
 	total   kernels.Tensor // [ExactSumLen] Float64: their exact sum
@@ -114,15 +114,11 @@ type clipping struct {
 }
 
 func newClipping(m *model.Model, o Options, a *kernels.Arena) clipping {
-	pieces, blocks := m.Pieces(), 0
-	var counted []model.Piece
-	for _, p := range pieces {
-		if o.Counts(p.Parameter) {
-			counted = append(counted, p)
-			blocks += kernels.SquaredNormBlocks(p.To - p.From)
-		}
+	blocks := 0
+	for _, p := range o.Counted {
+		blocks += kernels.SquaredNormBlocks(p.To - p.From)
 	}
-	return clipping{pieces, counted, o.ClipGradNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, kernels.ExactSumLen), a.Tensor(device.Float64, 3)}
+	return clipping{m.Pieces(), o.Counted, o.ClipGradNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, kernels.ExactSumLen), a.Tensor(device.Float64, 3)}
 }
 
 // SumSquares enqueues the sum of the squares of the gradients that are counted: a float64 sum over each of the fixed blocks of a

@@ -15,8 +15,6 @@ type Stage struct {
 	// the first.
 	Lanes   []LaneStep
 	Buffers []kernels.Tensor
-
-	spans model.GradientSpans // of the step that runs
 }
 
 // An Executor runs one rank's list of actions. It knows no particular schedule.
@@ -33,7 +31,20 @@ type Executor struct {
 	microBatches int
 	host         Batch   // staging of one micro batch
 	rows         []int32 // of host.IDs
+	reduce       Reduce
+	running      running
 }
+
+// running is what an Executor is at.
+type running struct {
+	stage      *Stage
+	microBatch int
+	training   bool
+}
+
+// A Reduce is called once all of the rank's micro batches have added their gradients of a layer in buckets of a kind. They lie in
+// the first of a stage's buffers, and nothing in the rest of the step touches them.
+type Reduce func(layer int, kind model.BucketKind)
 
 // A slot holds what one micro batch in flight needs.
 type slot struct {
@@ -65,6 +76,8 @@ type Plan struct {
 	AuxiliaryLosses int
 	// Predictors is the number of modules of multi-token prediction.
 	Predictors int
+	// Reduce may be nil.
+	Reduce Reduce
 }
 
 // assignSlots gives each action the slot of its record, reusing those of finished micro batches, and returns the number of
@@ -92,7 +105,8 @@ func assignSlots(actions []Action) (slots []int, n int) {
 // NewExecutor lays out the records of the plan's actions in the arenas of mem: run it first with measuring arenas and no
 // stages' buffers, then with real ones. The context's stream runs everything.
 func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Plan, mem model.Memory) (*Executor, error) {
-	e := &Executor{device: k, context: c, stages: stages, actions: p.Actions, microBatches: p.MicroBatches}
+	e := &Executor{device: k, context: c, stages: stages, actions: p.Actions, microBatches: p.MicroBatches, reduce: p.Reduce}
+	c.Progress = e
 	placement := model.Placement{Memory: mem, Layers: p.Recompute, Split: p.Split}
 	slots, n := assignSlots(p.Actions)
 	e.slots = slots
@@ -169,34 +183,52 @@ type Step struct {
 
 // Run enqueues the actions of one step. Its error is the loader's; those of the device come out of the stream.
 func (e *Executor) Run(load Loader, step Step) error {
-	for _, stage := range e.stages {
-		stage.spans = stage.Chunk.Gradients(step.Touched.Len())
-	}
 	if !e.auxiliary.IsZero() {
 		e.context.Kernels.Zero(e.context.Stream, e.auxiliary)
 	}
 	for i, a := range e.actions {
 		s, stage := &e.records[e.slots[i]], e.stages[a.Chunk]
+		e.running = running{stage, a.MicroBatch, true}
 		switch a.Kind {
 		case Forward:
 			if err := e.begin(s, stage, a, load, step); err != nil {
 				return err
 			}
 			stage.Chunk.Forward(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.spans.Forward)
 		case Backward:
 			stage.Chunk.Backward(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.spans.Backward)
-			e.merge(stage, a.MicroBatch, stage.spans.Rows)
 		case BackwardInput:
 			stage.Chunk.BackwardInput(e.context, s.record, &s.batch)
 		case BackwardWeight:
 			stage.Chunk.BackwardWeight(e.context, s.record, &s.batch)
-			e.merge(stage, a.MicroBatch, stage.spans.Backward)
-			e.merge(stage, a.MicroBatch, stage.spans.Rows)
+		}
+		if a.Kind == Backward || a.Kind == BackwardWeight {
+			e.merge(stage.Chunk.Rows(step.Touched.Len()))
 		}
 	}
 	return nil
+}
+
+// Enter has nothing to do.
+func (e *Executor) Enter(model.Pass, int) {}
+
+// Leave makes the merges of the layer's gradients that are due, and hands on those that are complete.
+func (e *Executor) Leave(pass model.Pass, layer int) {
+	if !e.running.training || pass == model.BackwardInputPass {
+		return
+	}
+	kind := model.LayersBucket
+	if pass == model.ForwardPass {
+		kind = model.OutputBucket
+	}
+	for _, b := range e.running.stage.Chunk.Gradients(layer) {
+		if b.Kind == kind {
+			e.merge(b.Span)
+		}
+	}
+	if e.reduce != nil && e.running.microBatch == e.microBatches-1 {
+		e.reduce(layer, kind)
+	}
 }
 
 // begin loads a micro batch into its slot.
@@ -241,12 +273,13 @@ func (e *Executor) write(to kernels.Tensor, from []int32) {
 	}
 }
 
-// merge makes the merges of gradient lanes that are due once a micro batch's gradients in span are complete.
-func (e *Executor) merge(stage *Stage, microBatch int, span model.Span) {
+// merge makes the merges of gradient lanes that are due once the running micro batch's gradients in span are complete.
+func (e *Executor) merge(span model.Span) {
 	if span.From == span.To {
 		return
 	}
-	for _, m := range stage.Lanes[microBatch].Merges {
+	stage := e.running.stage
+	for _, m := range stage.Lanes[e.running.microBatch].Merges {
 		into, from := stage.Buffers[m.Into].Narrow(0, span.From, span.To), stage.Buffers[m.From].Narrow(0, span.From, span.To)
 		e.context.Kernels.Add(e.context.Stream, into, into, from)
 	}
@@ -260,6 +293,7 @@ func (e *Executor) Evaluate(load Loader, microBatch int, loss kernels.Tensor) er
 		return err
 	}
 	s.batch.Loss, s.batch.Gradients = loss, kernels.Tensor{}
+	e.running = running{stage: stage, microBatch: microBatch}
 	stage.Chunk.Forward(e.context, s.record, &s.batch)
 	return nil
 }

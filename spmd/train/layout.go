@@ -40,6 +40,9 @@ type Layout struct {
 	head     int          // the pipeline stage that has the last chunk, and so the loss
 	lanes    []pipeline.LaneStep
 	buffers  int // gradient buffers
+	buckets  []model.Bucket
+	shards   *model.Shards // of the buckets over the ranks that add up their gradients
+	overlap  bool          // whether they do so while the backward pass goes on
 
 	recompute []model.Recompute // by layer of the model
 }
@@ -90,6 +93,7 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	if l.recompute, err = recomputed(c, l.Model); err != nil {
 		return nil, err
 	}
+	l.cutWeights()
 	return l, l.measure(k)
 }
 
@@ -110,6 +114,18 @@ func (l *Layout) cutStages() (err error) {
 		return slices.ContainsFunc(list, func(a pipeline.Action) bool { return a.Chunk == len(l.runs)-1 })
 	})
 	return nil
+}
+
+// cutWeights cuts the trained weights in the buckets that ranks exchange at once, and these in parts for ranks that hold the same.
+func (l *Layout) cutWeights() {
+	var runs []model.Span
+	for _, chunk := range l.myChunks() {
+		runs = append(runs, l.runs[chunk])
+	}
+	l.buckets = l.Model.Buckets(runs, int(l.Config.Parallel.BucketMB*(1<<20))/device.Float32.Size())
+	replicas := l.Mesh.Replicas()
+	l.overlap = l.Config.Parallel.Overlap && len(replicas) > 1
+	l.shards = l.Model.Shard(l.buckets, slices.Index(replicas, l.Mesh.Rank), len(replicas), func(*model.Parameter) bool { return false })
 }
 
 // myChunks returns the chunks that this rank runs, ascending.
@@ -144,14 +160,15 @@ type placed struct {
 	load      kernels.Tensor // [layers with experts, E] Float64, none where there are none
 }
 
-// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
-func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor) (*placed, error) {
+// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring; reduce is told when parts
+// of it are complete, and may be nil.
+func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor, reduce pipeline.Reduce) (*placed, error) {
 	p := &placed{}
 	c := l.Config
 	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
 	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
 	options := c.OptimizerOptions()
-	options.Counts = l.counts
+	options.Counted = l.counted()
 	p.optimizer = optim.New(l.Model, p.weights, options, a.fixed, a.scratch)
 	if c.Optimizer.EMADecay > 0 && c.Run.Mode != "evaluate" {
 		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
@@ -185,7 +202,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
-		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(),
+		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: reduce,
 	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
 	return p, err
 }
@@ -193,7 +210,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 // measure places the run in arenas without memory and notes their sizes.
 func (l *Layout) measure(k kernels.Device) error {
 	a := arenas{new(kernels.Arena), new(kernels.Arena), new(kernels.Arena), new(kernels.Arena)}
-	p, err := l.place(k, nil, a, kernels.Tensor{})
+	p, err := l.place(k, nil, a, kernels.Tensor{}, nil)
 	if err != nil {
 		return err
 	}
@@ -212,10 +229,9 @@ func (l *Layout) measure(k kernels.Device) error {
 	return nil
 }
 
-// counts reports whether this rank counts the gradients of p in the global norm: one of those that have the same ones does.
-func (l *Layout) counts(*model.Parameter) bool {
-	return l.Mesh.Coordinate(mesh.Data) == 0 && l.Mesh.Coordinate(mesh.Context) == 0
-}
+// counted returns the gradients whose squares this rank adds up for the global norm: each is counted by one of the ranks that
+// have it.
+func (l *Layout) counted() []model.Piece { return l.shards.Pieces() }
 
 // rows returns the most rows of the embedding's table that a step can touch.
 func (l *Layout) rows() int {

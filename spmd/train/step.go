@@ -31,8 +31,8 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 		return row, false, err
 	}
 
-	// Reduce: the data ranks add their gradients in the aligned tree, and all ranks exchange their losses.
-	reduced := t.data.AllReduce(gradients.Used().Region(), t.sum, s.Record())
+	// Reduce: the data ranks add what is left of their gradients in the aligned tree, and all ranks exchange their losses.
+	reduced := t.reduceRest()
 	s.Wait(t.shareReport(stop))
 	s.Wait(t.shareLoad())
 	s.Wait(reduced)

@@ -41,6 +41,8 @@ type Trainer struct {
 	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
 	world    collective.Group     // all ranks
 	data     collective.Group     // those that add up their gradients
+	beside   collective.Group     // the same, for what goes on beside the computation
+	reduced  device.Event         // the last reduction of gradients that went on beside it
 	storage  []*device.Storage
 	placed   *placed
 	host     hostMemory
@@ -102,6 +104,9 @@ func (t *Trainer) openGroups() error {
 			return err
 		}
 		*g.to = group.Blocking()
+		if g.to == &t.data {
+			t.beside = group
+		}
 	}
 	return nil
 }
@@ -134,7 +139,7 @@ func (t *Trainer) allocate() error {
 	}
 	t.storage = append(t.storage, private)
 	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
-	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum); err != nil {
+	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum, t.reducer(sum)); err != nil {
 		return err
 	}
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
