@@ -96,6 +96,18 @@ func (m Mesh) Ranks(along ...Axis) []int {
 // their gradients.
 func (m Mesh) Replicas() []int { return m.Ranks(Context, Data) }
 
+// TensorReplicas returns the ranks that hold the same weights where each n neighbours of a tensor group have them in common: the
+// Replicas of the first of these n, then those of the next, and so on. A sum in this order adds up over Replicas first, as one
+// does that is not shared.
+func (m Mesh) TensorReplicas(n int) []int {
+	var ranks []int
+	first := m.Coordinate(Tensor) / n * n
+	for i := range n {
+		ranks = append(ranks, m.With(Tensor, first+i).Replicas()...)
+	}
+	return ranks
+}
+
 // ExpertSize returns over how many ranks the experts are spread, ExpertCoordinate which of their parts this rank holds.
 func (m Mesh) ExpertSize() int { return m.expert }
 

@@ -27,6 +27,12 @@ func TestGroupsPartitionTheWorld(t *testing.T) {
 		"replicas": func(m Mesh) ([]int, int, int) {
 			return m.Replicas(), m.Coordinate(Data)*3 + m.Coordinate(Context), 12
 		},
+		"tensor replicas": func(m Mesh) ([]int, int, int) {
+			return m.TensorReplicas(2), m.Coordinate(Tensor)*12 + m.Coordinate(Data)*3 + m.Coordinate(Context), 24
+		},
+		"one tensor rank's replicas": func(m Mesh) ([]int, int, int) {
+			return m.TensorReplicas(1), m.Coordinate(Data)*3 + m.Coordinate(Context), 12
+		},
 	}
 	for a := Tensor; a <= Pipeline; a++ {
 		groups[a.String()] = func(m Mesh) ([]int, int, int) { return m.Ranks(a), m.Coordinate(a), m.Size(a) }

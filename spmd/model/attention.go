@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -8,11 +10,11 @@ import (
 // selfAttention is attention whose queries, keys and values are projected from the hidden state, several heads of queries
 // sharing one of keys and values.
 type selfAttention struct {
-	heads, kvHeads, dim int
+	heads, kvHeads, dim int // of this rank's
 	scale               float64
 	rope                kernels.RoPEOptions
 
-	qkv        linear // [(N+2K)D, H]: q, k and v as one matrix
+	qkv        joined // [(N+2K)D, H]: q, k and v as one matrix; as two where tensor ranks share key-value heads
 	qNorm      norm   // [D], in families with QK norm
 	kNorm      norm   // [D]
 	output     linear // [H, N*D]
@@ -42,16 +44,20 @@ type selfAttentionRecord struct {
 func newSelfAttention(b *builder, name string) *selfAttention {
 	c := b.config
 	n, k, d, h := c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim, c.HiddenSize
-	a := &selfAttention{heads: n, kvHeads: k, dim: d, scale: c.AttentionScale(), rope: c.RoPE.options(), withQKNorm: c.QKNorm}
-	q, key, v := name+".q_proj", name+".k_proj", name+".v_proj"
-	a.qkv.weight = newUse(b.weight(q, n*d, h), b.weight(key, k*d, h), b.weight(v, k*d, h))
-	if c.QKVBias {
-		bias := func(module string, size int) *Parameter { return b.parameter(module+".bias", Zeros, size) }
-		a.qkv.bias = newUse(bias(q, n*d), bias(key, k*d), bias(v, k*d))
+	first, end := b.cut(n)
+	kvFirst, kvEnd := b.keyValueHeads(k)
+	a := &selfAttention{heads: end - first, kvHeads: kvEnd - kvFirst, dim: d, scale: c.AttentionScale(), rope: c.RoPE.options(), withQKNorm: c.QKNorm}
+	q := module{name + ".q_proj", n * d, first * d, end * d}
+	key, v := module{name + ".k_proj", k * d, kvFirst * d, kvEnd * d}, module{name + ".v_proj", k * d, kvFirst * d, kvEnd * d}
+	if share := b.HeadSharing(k); share > 1 {
+		a.qkv = joined{b.outputs(Replicas, h, c.QKVBias, q), b.outputs(HeadReplicas, h, c.QKVBias, key, v)}
+		a.qkv[1].copies(b.TensorRank % share)
+	} else {
+		a.qkv = joined{b.outputs(Replicas, h, c.QKVBias, q, key, v)}
 	}
-	a.output = b.linear(name+".o_proj", h, n*d, c.OutputBias)
+	a.output = b.inputs(name+".o_proj", h, n*d, first*d, end*d, c.OutputBias)
 	if c.QKNorm {
-		a.qNorm, a.kNorm = b.norm(name+".q_norm", d, c.RMSNormEps), b.norm(name+".k_norm", d, c.RMSNormEps)
+		a.qNorm, a.kNorm = b.norm(name+".q_norm", d, c.RMSNormEps, b.summed()), b.norm(name+".k_norm", d, c.RMSNormEps, b.summed())
 	}
 	return a
 }
@@ -64,7 +70,7 @@ func (a *selfAttention) uses() []*Use {
 	return uses
 }
 
-func (a *selfAttention) linears() []*linear { return []*linear{&a.qkv, &a.output} }
+func (a *selfAttention) linears() []*linear { return append(slices.Clip(a.qkv), &a.output) }
 
 func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t, nd, kd := size.Tokens(), a.heads*a.dim, a.kvHeads*a.dim
@@ -78,7 +84,7 @@ func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Rec
 	}
 	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
 	r.attended, r.stats = at(attended, t, nd), m.statistic(attended, statistics...)
-	r.lora.place(t, projections, m, &a.qkv)
+	r.lora.place(t, projections, m, a.qkv...)
 	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, nd)
 	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)

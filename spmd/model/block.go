@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"lockstep/kernels"
-	"lockstep/spmd/shard"
 )
 
 // block is one transformer layer:
@@ -65,14 +64,14 @@ type blockRecord struct {
 
 // A builder makes the parameters of a model, which it lists in the order of their making.
 type builder struct {
-	config     *Config
-	partition  Partition
+	config *Config
+	Partition
 	parameters []*Parameter
 }
 
 // parameter makes a parameter that this rank holds whole.
 func (b *builder) parameter(name string, init Init, shape ...int) *Parameter {
-	p := &Parameter{Name: name, Shape: shape, Slice: shard.All(shape...), Init: init}
+	p := b.Partition.parameter(name, init, shape...)
 	b.parameters = append(b.parameters, p)
 	return p
 }
@@ -82,18 +81,51 @@ func (b *builder) weight(module string, out, in int) *Parameter {
 	return b.parameter(module+".weight", Normal, out, in)
 }
 
-// linear makes a linear layer of one module, with a bias where it has one.
-func (b *builder) linear(module string, out, in int, bias bool) linear {
-	l := linear{weight: newUse(b.weight(module, out, in))}
+// linear makes a linear layer of one module that all tensor ranks have whole, with a bias where it has one.
+func (b *builder) linear(module string, out, in int, bias bool, r Reducers) linear {
+	l := linear{weight: newUse(r, b.weight(module, out, in))}
 	if bias {
-		l.bias = newUse(b.parameter(module+".bias", Zeros, out))
+		l.bias = newUse(r, b.parameter(module+".bias", Zeros, out))
+	}
+	return l
+}
+
+// A module is one of the projections that a linear consists of, [out,in], of which this rank has the outputs [from, to).
+type module struct {
+	name          string
+	out, from, to int
+}
+
+// outputs makes a linear layer of modules of which the tensor ranks have some outputs each (column-parallel in Megatron-LM's
+// terms).
+func (b *builder) outputs(r Reducers, in int, bias bool, modules ...module) *linear {
+	var weights, biases []*Parameter
+	for _, m := range modules {
+		weights = append(weights, b.weight(m.name, m.out, in).cut(0, m.from, m.to))
+	}
+	l := &linear{split: splitOutputs, weight: newUse(r, weights...)}
+	if bias {
+		for _, m := range modules {
+			biases = append(biases, b.parameter(m.name+".bias", Zeros, m.out).cut(0, m.from, m.to))
+		}
+		l.bias = newUse(r, biases...)
+	}
+	return l
+}
+
+// inputs makes a linear layer of which this rank has the inputs [from, to) (row-parallel in Megatron-LM's terms): what it gives
+// is a part of the sum over the tensor ranks. The first of them adds the bias.
+func (b *builder) inputs(name string, out, in, from, to int, bias bool) linear {
+	l := linear{split: splitInputs, weight: newUse(Replicas, b.weight(name, out, in).cut(1, from, to))}
+	if bias {
+		l.bias, l.othersBias = newUse(Replicas, b.parameter(name+".bias", Zeros, out)), b.TensorRank > 0
 	}
 	return l
 }
 
 // norm makes a norm.
-func (b *builder) norm(module string, size int, eps float64) norm {
-	return norm{weight: newUse(b.parameter(module+".weight", Ones, size)), eps: eps}
+func (b *builder) norm(module string, size int, eps float64, r Reducers) norm {
+	return norm{weight: newUse(r, b.parameter(module+".weight", Ones, size)), eps: eps}
 }
 
 func newBlock(b *builder, index int) *block {
@@ -109,8 +141,8 @@ func newBlock(b *builder, index int) *block {
 	} else {
 		l.feedForward = newFeedForward(b, name+".mlp", c.IntermediateSize)
 	}
-	l.inputNorm = b.norm(name+".input_layernorm", c.HiddenSize, c.RMSNormEps)
-	l.postNorm = b.norm(name+".post_attention_layernorm", c.HiddenSize, c.RMSNormEps)
+	l.inputNorm = b.norm(name+".input_layernorm", c.HiddenSize, c.RMSNormEps, b.perToken())
+	l.postNorm = b.norm(name+".post_attention_layernorm", c.HiddenSize, c.RMSNormEps, b.perToken())
 	return l
 }
 

@@ -15,6 +15,8 @@ type Bucket struct {
 	// Layers are the layers whose weights these are. In the backward pass the gradients are complete with those of the first.
 	Layers Span
 	Kind   BucketKind
+	// Reducers are the ranks that add up these gradients.
+	Reducers Reducers
 }
 
 // A BucketKind says when a bucket's gradients are complete.
@@ -28,31 +30,41 @@ const (
 	TableBucket
 )
 
-// Buckets cuts the trained weights that this rank holds into buckets, in the order of the flat buffer. A bucket takes whole
-// layers of one of the runs, as many as fit in most elements, but one at least.
+// Buckets cuts the trained weights that this rank holds into buckets, in the order of the flat buffer. A bucket takes, of one
+// region, whole layers of one of the runs, as many as fit in most elements, but one at least.
 func (m *Model) Buckets(runs []Span, most int) (buckets []Bucket) {
-	for _, run := range runs {
-		first := len(buckets)
-		for layer := run.From; layer < run.To; layer++ {
-			for _, b := range m.layerBuckets(layer) {
-				if i := len(buckets) - 1; i >= first && buckets[i].takes(b, most) {
-					buckets[i].To, buckets[i].Layers.To = b.To, b.Layers.To
-				} else {
-					buckets = append(buckets, b)
-				}
-			}
+	for r := range NumReducers {
+		for _, run := range runs {
+			buckets = append(buckets, m.regionBuckets(r, run, most)...)
 		}
 	}
 	if p := m.table.parameter(); m.table.owned && m.isExpanded(p) {
 		at := p.offset
-		buckets = append(buckets, Bucket{Span{at, at + align(p.Len())}, Span{0, 1}, TableBucket})
+		buckets = append(buckets, Bucket{Span{at, at + align(p.Len())}, Span{0, 1}, TableBucket, Replicas})
+	}
+	return buckets
+}
+
+// regionBuckets returns the buckets of one region that are of a run of layers.
+func (m *Model) regionBuckets(r Reducers, run Span, most int) (buckets []Bucket) {
+	for layer := run.From; layer < run.To; layer++ {
+		for _, b := range m.layerBuckets(layer) {
+			if b.Reducers != r {
+				continue
+			}
+			if i := len(buckets) - 1; i >= 0 && buckets[i].takes(b, most) {
+				buckets[i].To, buckets[i].Layers.To = b.To, b.Layers.To
+			} else {
+				buckets = append(buckets, b)
+			}
+		}
 	}
 	return buckets
 }
 
 // takes reports whether the bucket b of the next layer may be joined to a.
 func (a *Bucket) takes(b Bucket, most int) bool {
-	return a.Kind == b.Kind && a.To == b.From && (a.Layers.To == b.Layers.To || b.To-a.From <= most)
+	return a.Kind == b.Kind && a.Reducers == b.Reducers && a.To == b.From && (a.Layers.To == b.Layers.To || b.To-a.From <= most)
 }
 
 // layerBuckets returns the buckets of one layer alone.
@@ -62,11 +74,11 @@ func (m *Model) layerBuckets(layer int) (buckets []Bucket) {
 		if !u.trained() || slices.Contains(m.table.uses, u) {
 			continue
 		}
-		b := Bucket{Span{u.gradient, u.gradient + align(u.elements())}, Span{layer, layer + 1}, LayersBucket}
+		b := Bucket{Span{u.gradient, u.gradient + align(u.elements())}, Span{layer, layer + 1}, LayersBucket, u.reducers}
 		if h != nil && u == h.output.weight {
 			b.Kind = OutputBucket
 		}
-		if i := len(buckets) - 1; i >= 0 && buckets[i].takes(b, 0) {
+		if i := slices.IndexFunc(buckets, func(a Bucket) bool { return a.takes(b, 0) }); i >= 0 {
 			buckets[i].To = b.To
 		} else {
 			buckets = append(buckets, b)
@@ -76,28 +88,36 @@ func (m *Model) layerBuckets(layer int) (buckets []Bucket) {
 }
 
 // Shards say which part of the trained weights each of several ranks owns that hold the same ones: it updates them, and keeps
-// the optimizer's state for them. Each bucket is cut in one part for each rank, in their order. This rank's parts of all
-// buckets, one after the other, are a shard: a buffer of its own.
+// the optimizer's state for them. Each bucket is cut in one part for each of its Reducers, in their order. This rank's parts of
+// all buckets, one after the other, are a shard: a buffer of its own.
 type Shards struct {
 	Buckets []Bucket
 
-	model *Model
-	rank  int
-	cuts  [][]int // by bucket: where the parts begin, and the end of the last
-	at    []int   // by bucket: where this rank's part begins in a shard, and the end of the last
+	model  *Model
+	places [NumReducers]Place
+	cuts   [][]int // by bucket: where the parts begin, and the end of the last
+	at     []int   // by bucket: where this rank's part begins in a shard, and the end of the last
 }
 
-// Shard cuts buckets in parts for the given number of ranks. Parts begin on blocks of kernels.SquaredNorm, or, of a parameter that
+// A Place is this rank's position among a number of ranks.
+type Place struct{ Rank, Ranks int }
+
+// Shard cuts buckets in parts for the ranks that each has, among which this one has the given places. Parts begin on blocks of kernels.SquaredNorm, or, of a parameter that
 // must be whole, where that begins. The ranks' parts are about equal, as far as that goes.
-func (m *Model) Shard(buckets []Bucket, rank, ranks int, whole func(p *Parameter) bool) *Shards {
-	s := &Shards{Buckets: buckets, model: m, rank: rank, cuts: make([][]int, len(buckets)), at: make([]int, len(buckets)+1)}
-	loads := make([]int, ranks)
+func (m *Model) Shard(buckets []Bucket, places [NumReducers]Place, whole func(p *Parameter) bool) *Shards {
+	s := &Shards{Buckets: buckets, model: m, places: places, cuts: make([][]int, len(buckets)), at: make([]int, len(buckets)+1)}
+	var loads [NumReducers][]int
+	for r, p := range places {
+		loads[r] = make([]int, p.Ranks)
+	}
 	for i, b := range buckets {
+		loads := loads[b.Reducers]
 		s.cuts[i] = m.cut(b, loads, whole)
 		for r := range loads {
 			loads[r] += s.cuts[i][r+1] - s.cuts[i][r]
 		}
-		s.at[i+1] = s.at[i] + s.cuts[i][rank+1] - s.cuts[i][rank]
+		part := s.Part(i)
+		s.at[i+1] = s.at[i] + part.To - part.From
 	}
 	return s
 }
@@ -165,15 +185,12 @@ func (m *Model) unit(p *Parameter) int {
 	return kernels.SquaredNormBlock
 }
 
-// Ranks returns the number of ranks.
-func (s *Shards) Ranks() int { return len(s.cuts[0]) - 1 }
-
 // Elements returns the size of a shard.
 func (s *Shards) Elements() int { return s.at[len(s.at)-1] }
 
 // Counts appends the sizes of the ranks' parts of bucket i to counts, in elements.
 func (s *Shards) Counts(i int) []int {
-	counts := make([]int, s.Ranks())
+	counts := make([]int, len(s.cuts[i])-1)
 	for r := range counts {
 		counts[r] = s.cuts[i][r+1] - s.cuts[i][r]
 	}
@@ -181,7 +198,11 @@ func (s *Shards) Counts(i int) []int {
 }
 
 // Part returns this rank's part of bucket i in the flat buffers, and Place where that lies in a shard.
-func (s *Shards) Part(i int) Span  { return Span{s.cuts[i][s.rank], s.cuts[i][s.rank+1]} }
+func (s *Shards) Part(i int) Span {
+	rank := s.places[s.Buckets[i].Reducers].Rank
+	return Span{s.cuts[i][rank], s.cuts[i][rank+1]}
+}
+
 func (s *Shards) Place(i int) Span { return Span{s.at[i], s.at[i+1]} }
 
 // TableRows returns the rows of the embedding's table that each rank owns, as the first of each, and their number. It is nil where
@@ -200,10 +221,20 @@ func (s *Shards) TableRows() []int {
 }
 
 // Pieces returns the pieces of all parameters that this rank owns, in the order of the buckets.
-func (s *Shards) Pieces() (pieces []Piece) {
-	for i := range s.Buckets {
+func (s *Shards) Pieces() []Piece { return s.pieces(func(Bucket, *Parameter) bool { return true }) }
+
+// Counted returns those of the pieces that this rank counts in the global norm: not those that another tensor rank has too.
+func (s *Shards) Counted() []Piece {
+	return s.pieces(func(b Bucket, p *Parameter) bool { return b.Reducers != Replicas || p.copy == 0 })
+}
+
+func (s *Shards) pieces(of func(b Bucket, p *Parameter) bool) (pieces []Piece) {
+	for i, b := range s.Buckets {
 		part := s.Part(i)
-		for _, p := range s.model.within(s.Buckets[i].Span) {
+		for _, p := range s.model.within(b.Span) {
+			if !of(b, p) {
+				continue
+			}
 			from, to := max(part.From, p.offset), min(part.To, p.offset+p.Len())
 			per := p.Len()
 			if s.model.isExpanded(p) {

@@ -5,7 +5,7 @@ import "lockstep/kernels"
 // embedding is the first layer: out[i] = weight[ids[i]].
 type embedding struct{ weight *Use }
 
-func newEmbedding(table *Parameter) *embedding { return &embedding{weight: newUse(table)} }
+func newEmbedding(table *Parameter) *embedding { return &embedding{weight: newUse(Replicas, table)} }
 
 // Name returns the module's name.
 func (e *embedding) Name() string { return "model.embed_tokens" }

@@ -4,7 +4,7 @@ import "lockstep/kernels"
 
 // feedForward is y = (silu(x Wg^T) * (x Wu^T)) Wd^T.
 type feedForward struct {
-	intermediate int
+	intermediate int    // this rank's part of I
 	gateUp       linear // [2I,H]: gate and up as one matrix
 	down         linear // [H,I]
 }
@@ -21,9 +21,10 @@ type feedForwardRecord struct {
 
 func newFeedForward(b *builder, name string, intermediate int) *feedForward {
 	h := b.config.HiddenSize
-	f := &feedForward{intermediate: intermediate}
-	f.gateUp.weight = newUse(b.weight(name+".gate_proj", intermediate, h), b.weight(name+".up_proj", intermediate, h))
-	f.down = b.linear(name+".down_proj", h, intermediate, false)
+	first, end := b.cut(intermediate)
+	f := &feedForward{intermediate: end - first}
+	f.gateUp = *b.outputs(Replicas, h, false, module{name + ".gate_proj", intermediate, first, end}, module{name + ".up_proj", intermediate, first, end})
+	f.down = b.inputs(name+".down_proj", h, intermediate, first, end, false)
 	return f
 }
 

@@ -47,9 +47,12 @@ func (g *Gradients) Rows() kernels.Tensor {
 	return g.Flat.Narrow(0, g.model.GradientElements(0), g.model.GradientElements(g.Touched.Len()))
 }
 
-// Used returns the part of Flat that holds gradients: what ranks exchange.
-func (g *Gradients) Used() kernels.Tensor {
-	return g.Flat.Narrow(0, 0, g.model.GradientElements(g.Touched.Len()))
+// Of returns a region of Flat, which ranks exchange, the last with the touched rows.
+func (g *Gradients) Of(r Region) kernels.Tensor {
+	if r.Reducers == Replicas {
+		r.To = g.model.GradientElements(g.Touched.Len())
+	}
+	return g.Flat.Narrow(0, r.From, r.To)
 }
 
 // Merge enqueues the addition of the rows of further uses of the table to those of the embedding, in the order of use, and of

@@ -31,11 +31,12 @@ const logitsElements = 8 << 20
 
 func newHead(b *builder, table *Parameter) *head {
 	c := b.config
-	h := &head{hidden: c.HiddenSize, vocab: c.VocabSize, norm: b.norm("model.norm", c.HiddenSize, c.RMSNormEps)}
+	first, end := b.cut(c.VocabSize)
+	h := &head{hidden: c.HiddenSize, vocab: end - first, norm: b.norm("model.norm", c.HiddenSize, c.RMSNormEps, b.perToken())}
 	if !c.TieWordEmbeddings {
-		table = b.weight("lm_head", c.VocabSize, c.HiddenSize)
+		table = b.weight("lm_head", c.VocabSize, c.HiddenSize).cut(0, first, end)
 	}
-	h.output.weight = newUse(table)
+	h.output.weight = newUse(Replicas, table)
 	for i := range c.predictors() {
 		h.predictionWeight = c.PredictionLossWeight / float64(c.Predictors)
 		h.predictors = append(h.predictors, newPredictor(b, i, b.parameters[0]))

@@ -14,9 +14,12 @@ const latentEps = 1e-6
 //	q           = [x | RMSNorm(x Wqa)] Wq           N heads of P + R, the latter rotated
 //	latent, k^R = x Wkva                            C and R wide; k^R is rotated and all heads' own
 //	k^P, v      = RMSNorm(latent) Wkvb              N heads of P + V
+//
+// Tensor ranks share the heads. Each computes the latent vectors of all tokens, and a part of the sum that their gradients are;
+// what follows from those, down to the gradient of x, is linear in them.
 type latentAttention struct {
 	Latent
-	heads int
+	heads int // this rank's
 	scale float64
 	rope  kernels.RoPEOptions
 
@@ -54,18 +57,22 @@ type latentRecord struct {
 func newLatentAttention(b *builder, name string) *latentAttention {
 	c, l := b.config, b.config.Latent
 	n, h := c.NumAttentionHeads, c.HiddenSize
-	a := &latentAttention{Latent: *l, heads: n, scale: c.AttentionScale(), rope: c.RoPE.options()}
-	if l.QueryRank > 0 {
-		a.queryDown = b.linear(name+".q_a_proj", l.QueryRank, h, c.QKVBias)
-		a.queryNorm = b.norm(name+".q_a_layernorm", l.QueryRank, latentEps)
-		a.query = b.linear(name+".q_b_proj", n*(l.PlainDim+l.RotaryDim), l.QueryRank, false)
-	} else {
-		a.query = b.linear(name+".q_proj", n*(l.PlainDim+l.RotaryDim), h, false)
+	first, end := b.cut(n)
+	a := &latentAttention{Latent: *l, heads: end - first, scale: c.AttentionScale(), rope: c.RoPE.options()}
+	heads := func(name string, width, in int) linear {
+		return *b.outputs(Replicas, in, false, module{name, n * width, first * width, end * width})
 	}
-	a.down = b.linear(name+".kv_a_proj_with_mqa", l.KeyValueRank+l.RotaryDim, h, c.QKVBias)
-	a.downNorm = b.norm(name+".kv_a_layernorm", l.KeyValueRank, latentEps)
-	a.up = b.linear(name+".kv_b_proj", n*(l.PlainDim+l.ValueDim), l.KeyValueRank, false)
-	a.output = b.linear(name+".o_proj", h, n*l.ValueDim, c.OutputBias)
+	if l.QueryRank > 0 {
+		a.queryDown = b.linear(name+".q_a_proj", l.QueryRank, h, c.QKVBias, b.summed())
+		a.queryNorm = b.norm(name+".q_a_layernorm", l.QueryRank, latentEps, b.summed())
+		a.query = heads(name+".q_b_proj", l.PlainDim+l.RotaryDim, l.QueryRank)
+	} else {
+		a.query = heads(name+".q_proj", l.PlainDim+l.RotaryDim, h)
+	}
+	a.down = b.linear(name+".kv_a_proj_with_mqa", l.KeyValueRank+l.RotaryDim, h, c.QKVBias, b.summed())
+	a.downNorm = b.norm(name+".kv_a_layernorm", l.KeyValueRank, latentEps, b.summed())
+	a.up = heads(name+".kv_b_proj", l.PlainDim+l.ValueDim, l.KeyValueRank)
+	a.output = b.inputs(name+".o_proj", h, n*l.ValueDim, first*l.ValueDim, end*l.ValueDim, c.OutputBias)
 	return a
 }
 

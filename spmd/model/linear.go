@@ -5,9 +5,20 @@ import "lockstep/kernels"
 // linear is y = x W^T + b: x [rows,in], W [out,in], y [rows,out]. The bias may be nil, and so may be the LoRA adapters, which
 // add to y what they learn. Its methods take the records of the adapters.
 type linear struct {
+	split        split
 	weight, bias *Use
+	othersBias   bool // another rank adds the bias
 	lora         *lora
 }
+
+// A split says what of a linear the tensor ranks share.
+type split uint8
+
+const (
+	splitNothing split = iota // all ranks have it whole
+	splitOutputs              // each has some rows of W
+	splitInputs               // each has some columns of W
+)
 
 // uses returns the linear's uses.
 func (l *linear) uses() []*Use {
@@ -21,9 +32,18 @@ func (l *linear) uses() []*Use {
 	return uses
 }
 
+// copies says which of the tensor ranks that have the same outputs this one is.
+func (l *linear) copies(i int) {
+	for _, u := range l.uses() {
+		for _, p := range u.Parameters {
+			p.copy = i
+		}
+	}
+}
+
 func (l *linear) forward(c *Context, r loraRecords, y, x kernels.Tensor) {
 	c.Kernels.MatMul(c.Stream, y, x, l.weight.Weight(), kernels.MatMulOptions{TransB: true})
-	if l.bias != nil {
+	if l.bias != nil && !l.othersBias {
 		c.Kernels.AddBias(c.Stream, y, l.bias.Weight())
 	}
 	if l.lora != nil {
@@ -59,4 +79,40 @@ func (l *linear) backwardWeight(c *Context, mb *MicroBatch, r loraRecords, dy, x
 	if l.lora != nil {
 		l.lora.backwardWeight(c, mb, r[l], dy, x)
 	}
+}
+
+// joined are linears of one input. Their outputs are columns of one matrix, those of one linear after those of another.
+type joined []*linear
+
+// each calls f with the linears and their columns of y.
+func (j joined) each(y kernels.Tensor, f func(l *linear, columns kernels.Tensor)) {
+	from := 0
+	for _, l := range j {
+		to := from + l.weight.shape[0]
+		f(l, y.Narrow(1, from, to))
+		from = to
+	}
+}
+
+func (j joined) uses() (uses []*Use) {
+	for _, l := range j {
+		uses = append(uses, l.uses()...)
+	}
+	return uses
+}
+
+func (j joined) forward(c *Context, r loraRecords, y, x kernels.Tensor) {
+	j.each(y, func(l *linear, y kernels.Tensor) { l.forward(c, r, y, x) })
+}
+
+func (j joined) backwardInput(c *Context, r loraRecords, dx, dy kernels.Tensor) {
+	add := false
+	j.each(dy, func(l *linear, dy kernels.Tensor) {
+		l.throughWeight(c, r, dx, dy, kernels.MatMulOptions{Accumulate: add})
+		add = true
+	})
+}
+
+func (j joined) backwardWeight(c *Context, mb *MicroBatch, r loraRecords, dy, x kernels.Tensor) {
+	j.each(dy, func(l *linear, dy kernels.Tensor) { l.backwardWeight(c, mb, r, dy, x) })
 }

@@ -15,7 +15,7 @@ import (
 // The router's weight multiplies an expert's activation, not its output: the product is the same, and the gradient of the
 // weight needs no output to be kept. Tokens are sorted by expert, so that each projection of all experts is one operator.
 type mixture struct {
-	Experts
+	Experts           // Width is this rank's part
 	index, layers int // its number among the layers with experts, and theirs
 	hidden        int
 
@@ -53,18 +53,21 @@ func newMixture(b *builder, name string, layer int) *mixture {
 			m.index++
 		}
 	}
-	m.router = newUse(b.weight(name+".gate", m.Count, m.hidden))
+	m.router = newUse(b.summed(), b.weight(name+".gate", m.Count, m.hidden))
 	if m.CorrectionBias {
-		m.bias = newUse(b.parameter(name+".gate.e_score_correction_bias", Zeros, m.Count))
+		m.bias = newUse(Replicas, b.parameter(name+".gate.e_score_correction_bias", Zeros, m.Count))
 		m.bias.Parameters[0].Untrained = true
 	}
 	var gateUp, down []*Parameter
+	width := m.Width
+	first, end := b.cut(width)
+	m.Width = end - first
 	for e := range m.Count {
 		expert := fmt.Sprintf("%s.experts.%d", name, e)
-		gateUp = append(gateUp, b.weight(expert+".gate_proj", m.Width, m.hidden), b.weight(expert+".up_proj", m.Width, m.hidden))
-		down = append(down, b.weight(expert+".down_proj", m.hidden, m.Width))
+		gateUp = append(gateUp, b.weight(expert+".gate_proj", width, m.hidden).cut(0, first, end), b.weight(expert+".up_proj", width, m.hidden).cut(0, first, end))
+		down = append(down, b.weight(expert+".down_proj", m.hidden, width).cut(1, first, end))
 	}
-	m.gateUp, m.down = newUse(gateUp...), newUse(down...)
+	m.gateUp, m.down = newUse(Replicas, gateUp...), newUse(Replicas, down...)
 	if m.Shared > 0 {
 		m.shared = newFeedForward(b, name+".shared_experts", m.Shared)
 	}

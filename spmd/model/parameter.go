@@ -27,8 +27,7 @@ type Parameter struct {
 	Name string
 	// Shape is that of the part in memory.
 	Shape []int
-	// Slice says which part of the whole tensor it is. The slice's elements are the first in memory; what is beyond them
-	// fills up a vocabulary that ranks do not divide, is zero, and is in no file.
+	// Slice says which part of the whole tensor it is.
 	Slice shard.Slice
 	Init  Init
 	// Untrained says that no gradient changes it: it has none, and no optimizer state.
@@ -36,6 +35,7 @@ type Parameter struct {
 	// Weight is the tensor, once the model is bound to memory.
 	Weight kernels.Tensor
 
+	copy    int  // which of the tensor ranks that hold the same part this one is
 	frozen  bool // see Model.Tune
 	adapter bool // it is a matrix of LoRA, not of the model's own
 	offset  int  // of the first element in the flat buffer of the trained parameters, unless all of its Use is frozen
@@ -55,6 +55,7 @@ func (p *Parameter) Len() int {
 // gradients of its uses added at the end of the step.
 type Use struct {
 	Parameters []*Parameter
+	reducers   Reducers
 	shape      []int
 	gradient   int  // offset of the first element in a gradient buffer
 	row        int  // of a use of the embedding's table: how many uses' touched rows come before its own in a gradient buffer
@@ -65,8 +66,8 @@ type Use struct {
 }
 
 // newUse joins parameters along their first dimension.
-func newUse(ps ...*Parameter) *Use {
-	u := &Use{Parameters: ps, shape: append([]int(nil), ps[0].Shape...), dtype: device.Float32}
+func newUse(r Reducers, ps ...*Parameter) *Use {
+	u := &Use{Parameters: ps, reducers: r, shape: append([]int(nil), ps[0].Shape...), dtype: device.Float32}
 	for _, p := range ps[1:] {
 		u.shape[0] += p.Shape[0]
 	}
@@ -114,25 +115,32 @@ func (u *Use) elements() int {
 const bufferAlign = 128
 
 // A layout places all trained parameters in one flat buffer of weights, and the gradients of all uses in one flat buffer of the
-// same order, so that merging, reducing and clearing gradients are operations on one tensor. The embedding's gradient has no
-// place for each row of its table: its touched rows are at the end, so many as there are, and those of each further use of the
-// table. Frozen uses have a buffer of their own, and no gradient.
+// same order, so that merging, reducing and clearing gradients are operations on one tensor, or on one for each set of ranks that
+// add up their gradients. The embedding's gradient has no place for each row of its table: its touched rows are at the end, so
+// many as there are, and those of each further use of the table. Frozen uses have a buffer of their own, and no gradient.
 type layout struct {
 	weights, dense int // sizes in elements; dense is that of the gradients without the rows
 	frozen         int // size in bytes
+	regions        []Region
 }
 
-// place lays out the uses in order, then the embedding's table where it is this rank's and no other use has placed it, and then
-// what has no gradients.
+// place lays out the uses, region by region in order, then the embedding's table where it is this rank's and no other use has
+// placed it, and then what has no gradients.
 func (l *layout) place(uses []*Use, t *table) {
 	var tied *Use // the other use of a tied table
-	for _, u := range uses {
-		if slices.Contains(t.uses, u) || u.Parameters[0].Untrained {
-			continue
+	for r := range NumReducers {
+		from := l.weights
+		for _, u := range uses {
+			if u.reducers != r || slices.Contains(t.uses, u) || u.Parameters[0].Untrained {
+				continue
+			}
+			l.placeUse(u)
+			if u.Parameters[0] == t.parameter() {
+				tied = u
+			}
 		}
-		l.placeUse(u)
-		if u.Parameters[0] == t.parameter() {
-			tied = u
+		if l.weights > from || r == Replicas { // those of the touched rows
+			l.regions = append(l.regions, Region{r, Span{from, l.weights}})
 		}
 	}
 	l.dense = l.weights

@@ -38,11 +38,12 @@ type predictorRecord struct {
 func newPredictor(b *builder, index int, table *Parameter) *predictor {
 	c := b.config
 	name := fmt.Sprintf("model.layers.%d", c.NumHiddenLayers+index)
-	p := &predictor{hidden: c.HiddenSize, table: newUse(table)}
-	p.embeddingNorm, p.hiddenNorm = b.norm(name+".enorm", c.HiddenSize, c.RMSNormEps), b.norm(name+".hnorm", c.HiddenSize, c.RMSNormEps)
-	p.project = b.linear(name+".eh_proj", c.HiddenSize, 2*c.HiddenSize, false)
+	p := &predictor{hidden: c.HiddenSize, table: newUse(Replicas, table)}
+	norm := func(module string) norm { return b.norm(name+module, c.HiddenSize, c.RMSNormEps, b.perToken()) }
+	p.embeddingNorm, p.hiddenNorm = norm(".enorm"), norm(".hnorm")
+	p.project = b.linear(name+".eh_proj", c.HiddenSize, 2*c.HiddenSize, false, b.perToken())
 	p.block = newBlock(b, c.NumHiddenLayers+index)
-	p.norm = b.norm(name+".shared_head.norm", c.HiddenSize, c.RMSNormEps)
+	p.norm = norm(".shared_head.norm")
 	return p
 }
 

@@ -9,7 +9,8 @@ import (
 
 // A Model is a stack of layers. It holds no values until it is bound to memory.
 type Model struct {
-	Config *Config
+	Config    *Config
+	Partition Partition
 	// Layers are those of the whole model, whatever this rank holds.
 	Layers []Layer
 	// Parameters lists the trained parameters that this rank holds in a fixed order: embedding, blocks, final norm, head,
@@ -28,15 +29,12 @@ type Model struct {
 // values are numbers of elements of all ranks together.
 type values struct{ trained, frozen int }
 
-// A Partition says which part of the layers' weights this rank holds: TensorRank's of Tensor parts of each matrix, and the
-// experts of ExpertRank, one of Expert ranks. The zero Partition is all of them, like sizes of 1.
-type Partition struct{ Tensor, TensorRank, Expert, ExpertRank int }
-
 // New builds the stack of a configuration, as one rank holds it. It allocates no memory for values.
 func New(c *Config, part Partition) *Model {
-	m := &Model{Config: c}
-	b := &builder{config: c, partition: part}
-	weights := b.weight("model.embed_tokens", c.VocabSize, c.HiddenSize)
+	m := &Model{Config: c, Partition: part}
+	b := &builder{config: c, Partition: part}
+	first, end := part.cut(c.VocabSize)
+	weights := b.weight("model.embed_tokens", c.VocabSize, c.HiddenSize).cut(0, first, end)
 	input := newEmbedding(weights)
 	m.Layers = append(m.Layers, input)
 	for i := range c.NumHiddenLayers {
@@ -141,6 +139,10 @@ func (m *Model) GradientElements(rows int) int {
 	}
 	return m.layout.dense + len(m.table.here)*rows*m.Config.HiddenSize
 }
+
+// Regions returns the parts of a gradient buffer that different ranks add up, in order. The last is that of Replicas, to which
+// the touched rows at the buffer's end belong too.
+func (m *Model) Regions() []Region { return m.layout.regions }
 
 // Bind makes the parameters views of flat [WeightElements] Float32 and frozen [FrozenBytes] Uint8; the one or the other may
 // be none where it would be empty.

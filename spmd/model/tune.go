@@ -8,7 +8,6 @@ import (
 
 	"lockstep/kernels/device"
 	"lockstep/spmd/random"
-	"lockstep/spmd/shard"
 )
 
 // A Tuning says what of a model is trained, where that is not all of it.
@@ -131,6 +130,7 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 	var downs []*Parameter
 	add := &lora{rank: o.Rank, scale: o.Scale(), rate: o.Dropout, seed: o.Seed}
 	column := 0
+	downReducers, upReducers := m.adapterReducers(l)
 	for _, w := range l.weight.Parameters {
 		module := strings.TrimSuffix(w.Name, weightSuffix)
 		last := module[strings.LastIndex(module, ".")+1:]
@@ -146,20 +146,46 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 			target, matched[i] = target || ok, matched[i] || ok
 		}
 		if target {
-			down := &Parameter{Name: module + loraA, Shape: []int{o.Rank, w.Shape[1]}, Slice: shard.All(o.Rank, w.Shape[1]), Init: Uniform, adapter: true}
-			up := &Parameter{Name: module + loraB, Shape: []int{w.Shape[0], o.Rank}, Slice: shard.All(w.Shape[0], o.Rank), Init: Zeros, adapter: true}
+			down, up := m.newAdapter(module, o.Rank, l, w)
 			m.Parameters = append(m.Parameters, down, up)
 			downs = append(downs, down)
-			add.up = append(add.up, loraUp{weight: newUse(up), from: column, to: column + w.Shape[0]})
+			add.up = append(add.up, loraUp{weight: newUse(upReducers, up), from: column, to: column + w.Shape[0]})
 		}
 		column += w.Shape[0]
 	}
 	if downs != nil {
-		add.down = newUse(downs...)
+		add.down = newUse(downReducers, downs...)
 		add.random = random.New(o.Seed, "dropout", downs[0].Name)
 		l.lora = add
 	}
 	return nil
+}
+
+// newAdapter returns A and B for the projection w of a linear. Tensor ranks share what they share of w: the rows of B where those
+// are outputs, the columns of A where they are inputs.
+func (m *Model) newAdapter(module string, rank int, l *linear, w *Parameter) (down, up *Parameter) {
+	down = m.Partition.parameter(module+loraA, Uniform, rank, w.Slice.Whole[1])
+	up = m.Partition.parameter(module+loraB, Zeros, w.Slice.Whole[0], rank)
+	switch l.split {
+	case splitOutputs:
+		up.cut(0, w.Slice.From[0], w.Slice.From[0]+w.Shape[0]).copy = w.copy
+	case splitInputs:
+		down.cut(1, w.Slice.From[1], w.Slice.From[1]+w.Shape[1])
+	}
+	down.adapter, up.adapter = true, true
+	return down, up
+}
+
+// adapterReducers returns which ranks add up the gradients of A and of B of a linear. The matrix that all tensor ranks have whole
+// meets a part of a sum on each: A the gradient of what B reads, B what A gives.
+func (m *Model) adapterReducers(l *linear) (down, up Reducers) {
+	switch l.split {
+	case splitOutputs:
+		return m.Partition.summed(), l.weight.reducers
+	case splitInputs:
+		return Replicas, m.Partition.summed()
+	}
+	return l.weight.reducers, l.weight.reducers
 }
 
 // Adapted returns the last parts of the names of the adapted modules, sorted.

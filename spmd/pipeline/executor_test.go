@@ -83,7 +83,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	if err := e.Run(load, pipeline.Step{LossScale: 0.01, Touched: summed.Touched}); err != nil {
 		t.Fatal(err)
 	}
-	used := summed.Used()
+	used := summed.Flat.Narrow(0, 0, m.GradientElements(summed.Touched.Len()))
 	sum, losses = make([]byte, used.Bytes()), make([]byte, e.Losses().Bytes())
 	if err := dev.Read(s, sum, used.Region()); err != nil {
 		t.Fatal(err)

@@ -123,9 +123,8 @@ func (l *Layout) cutWeights() {
 		runs = append(runs, l.runs[chunk])
 	}
 	l.buckets = l.Model.Buckets(runs, int(l.Config.Parallel.BucketMB*(1<<20))/device.Float32.Size())
-	replicas := l.Mesh.Replicas()
-	l.overlap = l.Config.Parallel.Overlap && len(replicas) > 1
-	l.shards = l.Model.Shard(l.buckets, slices.Index(replicas, l.Mesh.Rank), len(replicas), func(*model.Parameter) bool { return false })
+	l.overlap = l.Config.Parallel.Overlap && len(l.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data)) > 1
+	l.shards = l.Model.Shard(l.buckets, l.places(), func(*model.Parameter) bool { return false })
 }
 
 // myChunks returns the chunks that this rank runs, ascending.
@@ -231,7 +230,7 @@ func (l *Layout) measure(k kernels.Device) error {
 
 // counted returns the gradients whose squares this rank adds up for the global norm: each is counted by one of the ranks that
 // have it.
-func (l *Layout) counted() []model.Piece { return l.shards.Pieces() }
+func (l *Layout) counted() []model.Piece { return l.shards.Counted() }
 
 // rows returns the most rows of the embedding's table that a step can touch.
 func (l *Layout) rows() int {

@@ -31,11 +31,14 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 		return row, false, err
 	}
 
-	// Reduce: the data ranks add what is left of their gradients in the aligned tree, and all ranks exchange their losses.
-	reduced := t.reduceRest()
+	// Reduce: ranks that hold the same weights add what is left of their gradients in the aligned tree, and all exchange their
+	// losses.
+	t.reduceRest()
 	s.Wait(t.shareReport(stop))
 	s.Wait(t.shareLoad())
-	s.Wait(reduced)
+	for _, r := range t.reducing {
+		s.Wait(r.reduced)
+	}
 	gradients.Merge(k, s)
 
 	// Clip and update: the factor and the all-finite flag stay on the device.

@@ -40,9 +40,8 @@ type Trainer struct {
 	sum      collective.Reduction // of gradients
 	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
 	world    collective.Group     // all ranks
-	data     collective.Group     // those that add up their gradients
-	beside   collective.Group     // the same, for what goes on beside the computation
-	reduced  device.Event         // the last reduction of gradients that went on beside it
+	data     collective.Group     // those that hold the same and work on other tokens
+	reducing [model.NumReducers]reducing
 	storage  []*device.Storage
 	placed   *placed
 	host     hostMemory
@@ -94,20 +93,19 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 
 // openGroups makes the groups of ranks that exchange something in a step, which waits for it.
 func (t *Trainer) openGroups() error {
-	for _, g := range []struct {
-		to    *collective.Group
-		name  string
-		ranks []int
-	}{{&t.world, "world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline)}, {&t.data, "data", t.Mesh.Replicas()}} {
-		group, err := t.World.NewGroup(g.name, g.ranks)
+	world, err := t.World.NewGroup("world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline))
+	if err != nil {
+		return err
+	}
+	t.world = world.Blocking()
+	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data"} {
+		group, err := t.World.NewGroup(name, t.reducers(model.Reducers(r)))
 		if err != nil {
 			return err
 		}
-		*g.to = group.Blocking()
-		if g.to == &t.data {
-			t.beside = group
-		}
+		t.reducing[r] = reducing{group: group.Blocking(), beside: group}
 	}
+	t.data = t.reducing[model.Replicas].group
 	return nil
 }
 
