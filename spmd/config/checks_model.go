@@ -36,6 +36,7 @@ func (l *loader) checkModel() {
 	l.checkRecompute()
 	l.checkExperts()
 	l.checkPrediction()
+	l.checkTensor()
 	if c.Model.Path != "" {
 		l.checkWeights()
 	}

@@ -275,16 +275,19 @@ type LRSchedule struct {
 type Parallel struct {
 	// Ranks that work on different samples with the same weights. 0: all ranks that the other sizes leave.
 	Data int `toml:"data" range:"[0,1048576]"`
-	// Ranks that share each matrix.
-	Tensor int `toml:"tensor" only:"1" feature:"tensor parallelism"`
+	// Ranks that share each matrix: attention by heads, the feed-forward network and each expert by their width, embedding and
+	// output head by the vocabulary. Divides the attention heads, and is a divisor or a multiple of the key-value heads. Numbers
+	// equal those of one rank but for rounding, and are the same bits on any number of data ranks.
+	Tensor int `toml:"tensor" range:"[1,1048576]"`
 	// Ranks that share the stack of layers.
 	Pipeline int `toml:"pipeline" only:"1" feature:"pipeline parallelism"`
 	// Ranks that share each sequence.
 	Context int `toml:"context" only:"1" feature:"context parallelism"`
 	// Ranks over which experts are spread; adds no ranks of its own.
 	Expert int `toml:"expert" only:"1" feature:"expert parallelism"`
-	// Split activations along the sequence between tensor ranks.
-	SequenceParallel bool `toml:"sequence_parallel" only:"false" feature:"sequence parallelism"`
+	// Share the tokens between tensor ranks outside of attention and feed-forward networks: norms, residual sums, and what is kept
+	// of them. Tokens per micro batch are a multiple of tensor.
+	SequenceParallel bool `toml:"sequence_parallel"`
 	// What data ranks split instead of holding it whole: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
 	ZeROStage int `toml:"zero_stage" only:"0" feature:"ZeRO"`
 	// Exchange gradients between data ranks while the backward pass goes on, not after it. The bits are the same.

@@ -144,6 +144,9 @@ func (m *mixture) lossOf(mb *MicroBatch, kind, layer int) kernels.Tensor {
 func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	var gradient kernels.Tensor
 	b := c.Balancing
+	if !m.leads {
+		b = nil // the sum over tensor ranks is to have the gradients of these losses once
+	}
 	if b != nil {
 		gradient = [...]kernels.Tensor{BalanceMicroBatch: mb.Experts.gradient, BalanceSequence: r.balance.gradient}[b.Loss]
 	}

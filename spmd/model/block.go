@@ -44,22 +44,27 @@ type attention interface {
 	decode(c *Context, r Record, kv cache, at int, y, x kernels.Tensor)
 }
 
-// blockRecord is what a block keeps of a micro batch, beside what its parts keep.
+// blockRecord is what a block keeps of a micro batch, beside what its parts keep. S is the number of tokens that this rank
+// holds: B*T, or a part of those with sequence parallelism.
 type blockRecord struct {
 	recompute              Recompute
+	split                  bool // BackwardWeight runs apart from BackwardInput
 	attention, feedForward Record
 
-	x            kernels.Tensor // [B*T,H] the input, always kept
-	h            kernels.Tensor // [B*T,H] after attention, kept but for RecomputeFull
-	rstd1, rstd2 kernels.Tensor // [B*T] of the norms of x and h, kept with KeepAll alone
+	x            kernels.Tensor // [S,H] the input, always kept
+	h            kernels.Tensor // [S,H] after attention, kept but for RecomputeFull
+	rstd1, rstd2 kernels.Tensor // [S] of the norms of x and h, kept with KeepAll alone
 
 	// From BackwardInput for BackwardWeight: gradients of the tensors of the same name.
-	dNormed2, dh, dNormed1 kernels.Tensor
+	dNormed2, dh, dNormed1 kernels.Tensor // [S,H]
 
 	// Within one call. BackwardWeight computes the normed inputs again, to the same bits: that costs one pass over memory
 	// each, keeping them for every layer would cost a fifth of the record.
 	normed    kernels.Tensor // [B*T,H] of the input, then of h
-	projected kernels.Tensor // [B*T,H] what a part gives
+	projected kernels.Tensor // [B*T,H] what a part gives, or this rank's part of the sum that it is
+	// The gradients of the output and of h for all tokens, where this rank holds a part of them. They live on to BackwardWeight
+	// unless that runs apart: then they are gathered once more.
+	wholeOut, wholeH kernels.Tensor // [B*T,H]
 }
 
 // A builder makes the parameters of a model, which it lists in the order of their making.
@@ -159,66 +164,98 @@ func (b *block) linears() []*linear { return append(b.attention.linears(), b.fee
 
 // NewRecord places a blockRecord.
 func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
-	t := size.Tokens()
-	r := &blockRecord{recompute: m.Recompute}
+	t := size.Held()
+	r := &blockRecord{recompute: m.Recompute, split: m.split()}
 	at := m.activation
-	mark := m.Scratch.Mark()
+	mark := m.mark()
 	r.h = at(m.keep(RecomputeSelective), t, b.hidden)
 	r.rstd1, r.rstd2 = m.statistic(m.keep(KeepAll), t), m.statistic(m.keep(KeepAll), t)
-	r.normed, r.projected = at(m.Scratch, t, b.hidden), at(m.Scratch, t, b.hidden)
+	r.normed, r.projected = m.exchanged(size, b.hidden), m.exchanged(size, b.hidden)
+	r.wholeOut, r.wholeH = m.gathered(size, b.hidden), m.gathered(size, b.hidden)
 	r.dNormed2, r.dh, r.dNormed1 = at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden)
 	r.attention = b.attention.newRecord(k, size, m)
 	r.feedForward = b.feedForward.newRecord(k, size, m)
-	m.Scratch.Release(mark)
+	m.release(mark)
 	return r
+}
+
+// normInput computes r.normed from r.x.
+func (b *block) normInput(c *Context, r *blockRecord) {
+	b.inputNorm.forward(c, c.held(r.normed), r.rstd1, r.x)
+	c.gather(r.normed)
+}
+
+// normAttended computes r.normed from r.h.
+func (b *block) normAttended(c *Context, r *blockRecord) {
+	b.postNorm.forward(c, c.held(r.normed), r.rstd2, r.h)
+	c.gather(r.normed)
+}
+
+// addAttended computes r.h, and from it r.normed, from what attention left in r.projected.
+func (b *block) addAttended(c *Context, r *blockRecord) {
+	c.reduce(r.projected)
+	b.postNorm.forwardSum(c, c.held(r.normed), r.rstd2, r.h, r.x, c.held(r.projected))
+	c.gather(r.normed)
 }
 
 // Forward computes out from in.
 func (b *block) Forward(c *Context, record Record, mb *MicroBatch, in, out kernels.Tensor) {
 	r := record.(*blockRecord)
 	r.x = in
-	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)
+	b.normInput(c, r)
 	b.attention.forward(c, r.attention, mb, r.projected, r.normed)
 	b.finish(c, r, mb, out)
 }
 
 // finish computes out from what attention left in r.projected.
 func (b *block) finish(c *Context, r *blockRecord, mb *MicroBatch, out kernels.Tensor) {
-	b.postNorm.forwardSum(c, r.normed, r.rstd2, r.h, r.x, r.projected)
+	b.addAttended(c, r)
 	b.feedForward.forward(c, r.feedForward, mb, r.projected, r.normed)
-	c.Kernels.Add(c.Stream, out, r.h, r.projected)
+	c.reduce(r.projected)
+	c.Kernels.Add(c.Stream, out, r.h, c.held(r.projected))
 }
 
 // Recompute fills what the record does not keep.
 func (b *block) Recompute(c *Context, record Record, mb *MicroBatch) {
 	r := record.(*blockRecord)
-	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)
+	b.normInput(c, r)
 	b.attention.recompute(c, r.attention, mb, r.normed)
 	if r.recompute == RecomputeFull {
 		b.attention.project(c, r.attention, r.projected)
-		b.postNorm.forwardSum(c, r.normed, r.rstd2, r.h, r.x, r.projected)
+		b.addAttended(c, r)
 	} else {
-		b.postNorm.forward(c, r.normed, r.rstd2, r.h)
+		b.normAttended(c, r)
 	}
 	b.feedForward.recompute(c, r.feedForward, mb, r.normed)
 }
 
-// BackwardInput computes din from dout, both [B*T,H].
+// BackwardInput computes din from dout, both [S,H].
 func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, din kernels.Tensor) {
 	r := record.(*blockRecord)
-	b.feedForward.backwardInput(c, r.feedForward, mb, r.dNormed2, dout)
+	b.feedForward.backwardInput(c, r.feedForward, mb, c.addend(r.dNormed2, r.projected), c.whole(r.wholeOut, dout))
+	c.total(r.dNormed2, r.projected)
 	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, dout)
-	b.attention.backwardInput(c, r.attention, mb, r.dNormed1, r.dh)
+	b.attention.backwardInput(c, r.attention, mb, c.addend(r.dNormed1, r.projected), c.whole(r.wholeH, r.dh))
+	c.total(r.dNormed1, r.projected)
 	b.inputNorm.backwardInput(c, din, r.dNormed1, r.x, r.rstd1, r.dh)
 }
 
 // BackwardWeight computes the gradients of all weights that are trained.
 func (b *block) BackwardWeight(c *Context, record Record, mb *MicroBatch, dout kernels.Tensor) {
 	r := record.(*blockRecord)
-	b.inputNorm.forward(c, r.normed, r.rstd1, r.x)
-	b.attention.backwardWeight(c, r.attention, mb, r.dh, r.normed)
-	b.postNorm.forward(c, r.normed, r.rstd2, r.h)
-	b.feedForward.backwardWeight(c, r.feedForward, mb, dout, r.normed)
+	wholeOut, wholeH := r.gathered(c, dout)
+	b.normInput(c, r)
+	b.attention.backwardWeight(c, r.attention, mb, wholeH, r.normed)
+	b.normAttended(c, r)
+	b.feedForward.backwardWeight(c, r.feedForward, mb, wholeOut, r.normed)
 	b.inputNorm.backwardWeight(c, mb, r.dNormed1, r.x, r.rstd1)
 	b.postNorm.backwardWeight(c, mb, r.dNormed2, r.h, r.rstd2)
+}
+
+// gathered returns the gradients of the output and of h for all tokens, as BackwardInput has left them or once more.
+func (r *blockRecord) gathered(c *Context, dout kernels.Tensor) (out, h kernels.Tensor) {
+	if c.spread() && !r.split {
+		return r.wholeOut, r.wholeH
+	}
+	return c.whole(r.wholeOut, dout), c.whole(r.wholeH, r.dh)
 }

@@ -65,7 +65,7 @@ func (c *Chunk) Layers() (layers Span, lowest int) {
 type ChunkRecord struct {
 	records     []Record
 	recompute   []bool           // by layer: whether its record is to be filled again
-	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H]
+	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H] of the tokens that this rank holds
 	gradients   []kernels.Tensor // gradients[i] is that of activations[i]
 }
 
@@ -84,17 +84,17 @@ func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placeme
 	for i := range len(c.layers) + 1 {
 		var x kernels.Tensor // none before the embedding and after the head
 		if !(i == 0 && c.first) && !(i == len(c.layers) && c.last) {
-			x = m.activation(m.Saved, size.Tokens(), hidden)
+			x = m.activation(m.Saved, size.Held(), hidden)
 		}
 		r.activations = append(r.activations, x)
 	}
-	mark := m.Scratch.Mark()
+	mark := m.mark()
 	if m.Split {
 		for range len(c.layers) + 1 {
-			r.gradients = append(r.gradients, m.activation(m.Delayed, size.Tokens(), hidden))
+			r.gradients = append(r.gradients, m.activation(m.Delayed, size.Held(), hidden))
 		}
 	} else {
-		pair := [2]kernels.Tensor{m.activation(m.Scratch, size.Tokens(), hidden), m.activation(m.Scratch, size.Tokens(), hidden)}
+		pair := [2]kernels.Tensor{m.activation(m.Scratch, size.Held(), hidden), m.activation(m.Scratch, size.Held(), hidden)}
 		for i := range len(c.layers) + 1 {
 			r.gradients = append(r.gradients, pair[i%2])
 		}
@@ -107,7 +107,7 @@ func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placeme
 		r.records = append(r.records, l.NewRecord(k, size, &memory))
 		r.recompute = append(r.recompute, memory.Recompute != KeepAll)
 	}
-	m.Scratch.Release(mark)
+	m.release(mark)
 	return r
 }
 

@@ -73,8 +73,8 @@ func (dec *Decoder) place(a *kernels.Arena, prompt int) {
 			dec.caches = append(dec.caches, b.attention.newCache(a, dec.positions))
 		}
 	}
-	dec.prompt = dec.newPass(a, Size{1, prompt})
-	dec.next = dec.newPass(a, Size{1, 1})
+	dec.prompt = dec.newPass(a, Size{Batch: 1, Sequence: prompt})
+	dec.next = dec.newPass(a, Size{Batch: 1, Sequence: 1})
 	dec.cos, dec.sin = PlaceTables(c, a, dec.positions)
 }
 
@@ -86,7 +86,7 @@ func (dec *Decoder) newPass(a *kernels.Arena, size Size) decodePass {
 	mark := a.Mark()
 	for _, l := range dec.model.Layers {
 		a.Release(mark)
-		p.records = append(p.records, l.NewRecord(dec.device, size, &Memory{DType: device.Float32, Saved: a, Delayed: a, Scratch: a}))
+		p.records = append(p.records, l.NewRecord(dec.device, size, &Memory{DType: device.Float32, Saved: a, Delayed: a, Scratch: a, Exchanged: a}))
 	}
 	a.Release(mark)
 	// The layers' records overlap, so the next tensor must lie beyond the largest of them.
@@ -112,7 +112,7 @@ func (dec *Decoder) run(p *decodePass, ids []int32) ([]float32, error) {
 	for i, layer := range dec.model.Layers {
 		switch l := layer.(type) {
 		case *embedding:
-			l.Forward(c, nil, &MicroBatch{IDs: p.ids}, kernels.Tensor{}, out)
+			l.Forward(c, p.records[i], &MicroBatch{IDs: p.ids}, kernels.Tensor{}, out)
 		case *block:
 			l.decode(c, p.records[i].(*blockRecord), dec.caches[i-1], dec.at, in, out)
 		case *head:

@@ -23,7 +23,7 @@ type Gradients struct {
 // PlaceGradients places what a buffer of gradients needs beside it, for steps of at most rows different ids: fixed keeps it
 // all the time, scratch is free between steps' passes and the next piece.
 func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
-	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.Config.VocabSize, rows)}
+	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.table.uses[0].vocabulary(), m.Vocabulary(), rows)}
 	g.ids = fixed.Tensor(device.Int32, rows)
 	if m.table.owned && m.isExpanded(m.table.parameter()) {
 		mark := scratch.Mark()
@@ -127,7 +127,7 @@ const pieceElements = 4 << 20
 
 // tablePiece returns how many rows of the table a piece has: all where the head is tied to it.
 func (m *Model) tablePiece() int {
-	vocabulary, width := m.Config.VocabSize, m.Config.HiddenSize
+	vocabulary, width := m.Vocabulary(), m.Config.HiddenSize
 	if m.Config.TieWordEmbeddings {
 		return vocabulary
 	}

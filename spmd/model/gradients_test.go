@@ -13,7 +13,7 @@ import (
 )
 
 func TestTouched(t *testing.T) {
-	touched := model.NewTouched(10, 6)
+	touched := model.NewTouched(kernels.Vocabulary{Whole: 10}, 10, 6)
 	fill := func(lists ...[]int32) {
 		t.Helper()
 		touched.Clear()

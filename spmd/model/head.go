@@ -7,21 +7,29 @@ import "lockstep/kernels"
 // forward pass, where a chunk's logits are at hand; the backward pass only hands them on.
 type head struct {
 	norm   norm   // [H]
-	output linear // [V,H], the embedding's table where the model ties them
+	output linear // [V,H], the embedding's table where the model ties them; V is this rank's part of the vocabulary
 	hidden int
-	vocab  int
+
+	vocabulary kernels.Vocabulary // where that part begins
+	vocab      int                // V of the rank that has most
+	ranks      int                // that share the vocabulary
 
 	predictors       []*predictor
 	predictionWeight float64 // of each one's loss
 }
 
-// headRecord is what the head keeps of a micro batch.
+// headRecord is what the head keeps of a micro batch. S is the number of tokens that this rank holds.
 type headRecord struct {
-	x, normed, rstd kernels.Tensor // [B*T,H], [B*T,H], [B*T]
-	dNormed         kernels.Tensor // [B*T,H]
+	x, normed, rstd kernels.Tensor // [S,H], [S,H], [S]
+	dNormed         kernels.Tensor // [S,H]
 	losses          kernels.Tensor // [B*T]
 	logits          kernels.Tensor // [chunk,V], turned into their gradient in place
 	predictors      []*predictorRecord
+
+	// Where ranks share the vocabulary: the normed inputs of all tokens, where this rank holds a part of them, its part of the sum
+	// that their gradient is, and what each rank contributes to the losses of a chunk.
+	whole, sum kernels.Tensor // [B*T,H]
+	stats      kernels.Tensor // [ranks*chunk*CrossEntropyStats]
 }
 
 // logitsElements bounds a chunk's logits: 32 MiB of float32. Each chunk reads the whole table twice, and reads and writes all of
@@ -32,11 +40,13 @@ const logitsElements = 8 << 20
 func newHead(b *builder, table *Parameter) *head {
 	c := b.config
 	first, end := b.cut(c.VocabSize)
-	h := &head{hidden: c.HiddenSize, vocab: end - first, norm: b.norm("model.norm", c.HiddenSize, c.RMSNormEps, b.perToken())}
+	h := &head{hidden: c.HiddenSize, ranks: b.tensor(), norm: b.norm("model.norm", c.HiddenSize, c.RMSNormEps, b.perToken())}
+	h.vocab = (c.VocabSize + h.ranks - 1) / h.ranks
 	if !c.TieWordEmbeddings {
 		table = b.weight("lm_head", c.VocabSize, c.HiddenSize).cut(0, first, end)
 	}
 	h.output.weight = newUse(Replicas, table)
+	h.vocabulary = h.output.weight.vocabulary()
 	for i := range c.predictors() {
 		h.predictionWeight = c.PredictionLossWeight / float64(c.Predictors)
 		h.predictors = append(h.predictors, newPredictor(b, i, b.parameters[0]))
@@ -61,22 +71,26 @@ func (h *head) chunk(tokens int) int { return min(tokens, max(16, logitsElements
 
 // NewRecord places a headRecord.
 func (h *head) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
-	t := size.Tokens()
+	t, held := size.Tokens(), size.Held()
 	r := &headRecord{}
-	r.normed, r.rstd = m.activation(m.Saved, t, h.hidden), m.statistic(m.Saved, t)
-	r.dNormed = m.activation(m.Saved, t, h.hidden)
-	mark := m.Scratch.Mark()
+	r.normed, r.rstd = m.activation(m.Saved, held, h.hidden), m.statistic(m.Saved, held)
+	r.dNormed = m.activation(m.Saved, held, h.hidden)
+	mark := m.mark()
 	r.losses = m.statistic(m.Scratch, t)
-	r.logits = m.statistic(m.Scratch, h.chunk(t), h.vocab)
-	m.Scratch.Release(mark)
+	r.logits = m.statistic(m.Scratch, h.chunk(t), h.output.weight.shape[0])
+	if h.ranks > 1 {
+		r.whole, r.sum = m.gathered(size, h.hidden), m.exchanged(size, h.hidden)
+		r.stats = m.statistic(m.Exchanged, h.ranks*h.chunk(t)*kernels.CrossEntropyStats)
+	}
+	m.release(mark)
 	for _, p := range h.predictors {
 		r.predictors = append(r.predictors, p.newRecord(k, size, m))
 	}
-	m.Scratch.Release(mark)
+	m.release(mark)
 	return r
 }
 
-// Forward computes the micro batch's losses from in [B*T,H], and the gradients of the normed inputs and of the projection.
+// Forward computes the micro batch's losses from in [S,H], and the gradients of the normed inputs and of the projection.
 func (h *head) Forward(c *Context, record Record, mb *MicroBatch, in, _ kernels.Tensor) {
 	r := record.(*headRecord)
 	r.x = in
@@ -96,14 +110,18 @@ func (h *head) Forward(c *Context, record Record, mb *MicroBatch, in, _ kernels.
 	}
 }
 
-// lossOf computes the loss of a normed input, and its gradient dNormed. It adds to the projection's gradient from the second
-// chunk on.
+// lossOf computes the loss of a normed input, and its gradient dNormed, both [S,H]. It adds to the projection's gradient from the
+// second chunk on.
 func (h *head) lossOf(c *Context, r *headRecord, part *MicroBatch, normed, dNormed kernels.Tensor) {
 	tokens, chunk := c.Size.Tokens(), h.chunk(c.Size.Tokens())
+	x, dx := c.whole(r.whole, normed), c.addend(dNormed, r.sum)
 	for from := 0; from < tokens; from += chunk {
 		to := min(from+chunk, tokens)
-		h.lossOfChunk(c, r, part, normed.Narrow(0, from, to), dNormed.Narrow(0, from, to), from, to)
+		h.lossOfChunk(c, r, part, x.Narrow(0, from, to), dx.Narrow(0, from, to), from, to)
 		part.Accumulate = true
+	}
+	if !part.Gradients.IsZero() {
+		c.total(dNormed, r.sum)
 	}
 	c.Kernels.Sum(c.Stream, part.Loss, r.losses)
 }
@@ -113,18 +131,31 @@ func (h *head) lossOfChunk(c *Context, r *headRecord, mb *MicroBatch, normed, dN
 	logits, losses, labels := r.logits.Narrow(0, 0, to-from), r.losses.Narrow(0, from, to), mb.Labels.Narrow(0, from, to)
 	h.output.forward(c, nil, logits, normed)
 	if mb.Gradients.IsZero() {
-		c.Kernels.CrossEntropy(c.Stream, losses, kernels.Tensor{}, logits, labels, 0)
+		h.crossEntropy(c, r, losses, kernels.Tensor{}, logits, labels, 0)
 		return
 	}
-	c.Kernels.CrossEntropy(c.Stream, losses, logits, logits, labels, mb.LossScale)
+	h.crossEntropy(c, r, losses, logits, logits, labels, mb.LossScale)
 	h.output.backwardInput(c, nil, dNormed, logits)
 	h.output.backwardWeight(c, mb, nil, logits, normed)
+}
+
+// crossEntropy computes losses and gradients of a chunk as kernels.Operators.CrossEntropy does, of logits that ranks share.
+func (h *head) crossEntropy(c *Context, r *headRecord, losses, dlogits, logits, labels kernels.Tensor, scale float64) {
+	if c.Tensor == nil {
+		c.Kernels.CrossEntropy(c.Stream, losses, dlogits, logits, labels, scale)
+		return
+	}
+	rows, me := logits.Shape[0], c.Tensor.Rank()
+	stats := r.stats.Narrow(0, 0, h.ranks*rows*kernels.CrossEntropyStats).Reshape(h.ranks, rows, kernels.CrossEntropyStats)
+	c.Kernels.CrossEntropyPart(c.Stream, stats.Narrow(0, me, me+1).Reshape(rows, kernels.CrossEntropyStats), logits, labels, h.vocabulary)
+	c.Stream.Wait(c.Tensor.AllGather(stats.Region(), nil, c.Stream.Record()))
+	c.Kernels.CrossEntropyMerge(c.Stream, losses, dlogits, logits, labels, stats, h.vocabulary, scale)
 }
 
 // Recompute does nothing: the gradients are there already.
 func (h *head) Recompute(*Context, Record, *MicroBatch) {}
 
-// BackwardInput computes din [B*T,H].
+// BackwardInput computes din [S,H].
 func (h *head) BackwardInput(c *Context, record Record, mb *MicroBatch, _, din kernels.Tensor) {
 	r := record.(*headRecord)
 	for i := len(h.predictors) - 1; i >= 0; i-- {

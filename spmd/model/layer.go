@@ -1,6 +1,7 @@
 package model
 
 import (
+	"lockstep/collective"
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -14,7 +15,7 @@ type Layer interface {
 	Uses() []*Use
 	// NewRecord places what one micro batch of the given size needs.
 	NewRecord(k kernels.Operators, size Size, m *Memory) Record
-	// Forward computes out from in, both [B*T,H]. The first layer reads the micro batch's ids in place of in, the last
+	// Forward computes out from in, both [B*T,H] of the tokens that this rank holds. The first layer reads the micro batch's ids in place of in, the last
 	// leaves the loss in place of out.
 	Forward(c *Context, r Record, mb *MicroBatch, in, out kernels.Tensor)
 	// Recompute computes again what the record does not keep, by the operators that Forward computed it with and so to the
@@ -45,10 +46,18 @@ const (
 type Record any
 
 // A Size is the shape of a micro batch: B samples of T tokens.
-type Size struct{ Batch, Sequence int }
+type Size struct {
+	Batch, Sequence int
+	// Shards is the number of tensor ranks that hold the tokens between them outside of the parts of layers, each the same
+	// number of them; 0 and 1 mean that each rank holds all.
+	Shards int
+}
 
 // Tokens returns B*T.
 func (s Size) Tokens() int { return s.Batch * s.Sequence }
+
+// Held returns how many of the tokens this rank holds.
+func (s Size) Held() int { return s.Tokens() / max(1, s.Shards) }
 
 // Memory says where the parts of a record go.
 type Memory struct {
@@ -63,7 +72,24 @@ type Memory struct {
 	Delayed *kernels.Arena
 	// Scratch holds what lives within one call; layers share it. What Recompute fills lives on to the call that follows.
 	Scratch *kernels.Arena
+	// Exchanged is like Scratch, in memory that other ranks reach, for what layers exchange with them. It is Scratch itself
+	// where they exchange nothing.
+	Exchanged *kernels.Arena
 }
+
+// marks are the places of an Arena.Mark in both scratch arenas.
+type marks struct{ scratch, exchanged int }
+
+func (m *Memory) mark() marks { return marks{m.Scratch.Mark(), m.Exchanged.Mark()} }
+
+// release gives back all scratch memory that was placed since a mark.
+func (m *Memory) release(to marks) {
+	m.Scratch.Release(to.scratch)
+	m.Exchanged.Release(to.exchanged)
+}
+
+// split reports whether a schedule runs BackwardWeight apart from BackwardInput.
+func (m *Memory) split() bool { return m.Delayed != m.Scratch }
 
 // activation places an activation, or the gradient of one, in a.
 func (m *Memory) activation(a *kernels.Arena, shape ...int) kernels.Tensor {
@@ -129,6 +155,9 @@ type Context struct {
 	Stream   device.Stream
 	Size     Size
 	Cos, Sin kernels.Tensor // [T,D], see RoPE.Tables
+	// Tensor are the ranks that share the layers' matrices, nil where this rank has them whole. Sum adds up activations.
+	Tensor collective.Group
+	Sum    collective.Reduction
 	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
 	Balancing *Balancing
 	// Progress is told where the passes are, nil where nobody wants to know.

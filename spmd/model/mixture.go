@@ -15,8 +15,9 @@ import (
 // The router's weight multiplies an expert's activation, not its output: the product is the same, and the gradient of the
 // weight needs no output to be kept. Tokens are sorted by expert, so that each projection of all experts is one operator.
 type mixture struct {
-	Experts           // Width is this rank's part
-	index, layers int // its number among the layers with experts, and theirs
+	Experts            // Width is this rank's part
+	leads         bool // of the ranks that share the experts' width it is the one that computes what is not shared
+	index, layers int  // its number among the layers with experts, and theirs
 	hidden        int
 
 	router *Use         // [E,H]
@@ -47,7 +48,7 @@ type mixtureRecord struct {
 
 func newMixture(b *builder, name string, layer int) *mixture {
 	c := b.config
-	m := &mixture{Experts: *c.Experts, hidden: c.HiddenSize, layers: c.sparseLayers()}
+	m := &mixture{Experts: *c.Experts, hidden: c.HiddenSize, layers: c.sparseLayers(), leads: b.TensorRank == 0}
 	for i := range layer {
 		if c.Sparse(i) {
 			m.index++

@@ -24,15 +24,17 @@ type predictor struct {
 	hidden        int
 }
 
-// predictorRecord is what a predictor keeps of a micro batch. All tensors are [B*T,H] but for those said otherwise.
+// predictorRecord is what a predictor keeps of a micro batch. All tensors are [S,H], S being the tokens that this rank holds, but
+// for those said otherwise.
 type predictorRecord struct {
 	block                       Record
 	x, out, normed              kernels.Tensor // kept: into the block, out of it, and its norm
-	embeddingRstd, hiddenRstd   kernels.Tensor // [B*T]
-	rstd                        kernels.Tensor // [B*T]
+	embeddingRstd, hiddenRstd   kernels.Tensor // [S]
+	rstd                        kernels.Tensor // [S]
 	dNormed, dOut, dx           kernels.Tensor
-	dPair                       kernels.Tensor // [B*T,2H]
-	dEmbedded, embedded, paired kernels.Tensor // within one call; paired [B*T,2H]
+	dPair                       kernels.Tensor // [S,2H]
+	dEmbedded, embedded, paired kernels.Tensor // within one call; paired [S,2H]
+	rows                        kernels.Tensor // the table's buffer
 }
 
 func newPredictor(b *builder, index int, table *Parameter) *predictor {
@@ -53,7 +55,7 @@ func (p *predictor) uses() []*Use {
 }
 
 func (p *predictor) newRecord(k kernels.Operators, size Size, m *Memory) *predictorRecord {
-	t := size.Tokens()
+	t := size.Held()
 	r := &predictorRecord{}
 	at := m.activation
 	r.x, r.out, r.normed = at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden)
@@ -61,8 +63,10 @@ func (p *predictor) newRecord(k kernels.Operators, size Size, m *Memory) *predic
 	r.dNormed, r.dOut, r.dx = at(m.Saved, t, p.hidden), at(m.Delayed, t, p.hidden), at(m.Delayed, t, p.hidden)
 	r.dPair = at(m.Delayed, t, 2*p.hidden)
 	r.embedded, r.dEmbedded, r.paired = at(m.Scratch, t, p.hidden), at(m.Scratch, t, p.hidden), at(m.Scratch, t, 2*p.hidden)
+	r.rows = m.tableBuffer(p.table, size)
 	r.block = p.block.NewRecord(k, size, m)
-	m.Scratch.Reserve() // what BackwardInput leaves for BackwardWeight may be there, and the next module runs in between
+	m.Scratch.Reserve()
+	m.Exchanged.Reserve() // what BackwardInput leaves for BackwardWeight may be there, and the next module runs in between
 	return r
 }
 
@@ -74,7 +78,7 @@ func (p *predictor) halves(x kernels.Tensor) (embedding, hidden kernels.Tensor) 
 // pair computes r.paired from the embeddings of the tokens ahead and from h.
 func (p *predictor) pair(c *Context, r *predictorRecord, ahead *Ahead, h kernels.Tensor) {
 	embedding, hidden := p.halves(r.paired)
-	p.table.lookUp(c, r.embedded, ahead.IDs, ahead.Rows)
+	p.table.lookUp(c, r.embedded, r.rows, ahead.IDs, ahead.Rows)
 	p.embeddingNorm.forward(c, embedding, r.embeddingRstd, r.embedded)
 	p.hiddenNorm.forward(c, hidden, r.hiddenRstd, h)
 }
@@ -107,6 +111,6 @@ func (p *predictor) backwardWeight(c *Context, r *predictorRecord, mb *MicroBatc
 	p.embeddingNorm.backwardWeight(c, mb, dEmbedding, r.embedded, r.embeddingRstd)
 	if !p.table.frozen() {
 		p.embeddingNorm.backwardInput(c, r.dEmbedded, dEmbedding, r.embedded, r.embeddingRstd, kernels.Tensor{})
-		c.Kernels.EmbeddingBackward(c.Stream, p.table.rows(mb.Gradients, mb.Touched), r.dEmbedded, ahead.Rows, mb.Accumulate)
+		p.table.addRows(c, mb, r.dEmbedded, r.rows, ahead.Rows)
 	}
 }

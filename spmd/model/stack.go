@@ -124,6 +124,9 @@ func (m *Model) IsHiddenMatrix(p *Parameter) bool {
 	return len(p.Shape) == 2 && !p.Untrained && p != m.table.parameter() && p != output.Parameters[0]
 }
 
+// Vocabulary returns how many rows of the embedding's table this rank has.
+func (m *Model) Vocabulary() int { return m.table.uses[0].shape[0] }
+
 // WeightElements returns the size of the flat buffer of trained weights, in elements; optimizer states have the same layout.
 func (m *Model) WeightElements() int { return m.layout.weights }
 

@@ -36,11 +36,40 @@ func (t *table) share(tied, first, last bool) {
 	}
 }
 
-// lookUp gathers the rows of the table [T,H] that ids [T] Int32 name, which are the given rows [T] Int32 of the step's touched
-// ones.
-func (u *Use) lookUp(c *Context, out, ids, rows kernels.Tensor) {
-	if u.borrowed {
-		ids = rows
+// vocabulary returns which ids of the whole table this rank has.
+func (u *Use) vocabulary() kernels.Vocabulary {
+	s := u.Parameters[0].Slice
+	return kernels.Vocabulary{First: s.From[0], Whole: s.Whole[0]}
+}
+
+// tableBuffer places the buffer [B*T,H] of lookUp and addRows, which is none where one rank has the whole table.
+func (m *Memory) tableBuffer(u *Use, size Size) kernels.Tensor {
+	if u.Parameters[0].Slice.IsWhole() {
+		return kernels.Tensor{}
 	}
-	c.Kernels.Embedding(c.Stream, out, u.weight, ids)
+	return m.exchanged(size, u.shape[1])
+}
+
+// lookUp gathers, for the tokens that this rank holds, the rows of the table that ids [B*T] Int32 name: out [S,H]. They are the
+// given rows [B*T] Int32 of the step's touched ones. Each tensor rank has the rows of some ids and gives zeros for the others.
+func (u *Use) lookUp(c *Context, out, buffer, ids, rows kernels.Tensor) {
+	part := u.vocabulary()
+	if u.borrowed {
+		ids, part = rows, kernels.Vocabulary{Whole: u.weight.Shape[0]}
+	}
+	if c.Tensor == nil {
+		c.Kernels.Embedding(c.Stream, out, u.weight, ids)
+		return
+	}
+	c.Kernels.EmbeddingPart(c.Stream, buffer, u.weight, ids, part)
+	c.total(out, buffer)
+}
+
+// addRows adds the gradient dout [S,H] of what lookUp gave to the touched rows of the table's gradient. Rows [B*T] Int32 that this
+// rank does not have are negative.
+func (u *Use) addRows(c *Context, mb *MicroBatch, dout, buffer, rows kernels.Tensor) {
+	if u.frozen() {
+		return
+	}
+	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), c.whole(buffer, dout), rows, mb.Accumulate)
 }

@@ -3,6 +3,8 @@ package model
 import (
 	"fmt"
 	"slices"
+
+	"lockstep/kernels"
 )
 
 // Touched is the set of token ids in a training step: those of all its micro batches, on all ranks. Only these rows of the
@@ -11,17 +13,20 @@ import (
 //
 // Every rank makes the set from the data, which it can read, so that all have the same rows without an exchange before
 // the step; that costs a look at each id of the step.
+//
+// A rank that has a part of the table keeps the ids of that part, counted from its first.
 type Touched struct {
-	ids  []int32 // ascending once they are sorted
-	rows []int32 // by id: its position in ids, absent where it has none
+	first, whole int     // the first id of this rank's part, and the size of the whole vocabulary
+	ids          []int32 // of this rank's part, ascending once they are sorted
+	rows         []int32 // by id of the part: its position in ids, absent where it has none
 }
 
-// absent is the row of an id that is not in the set.
+// absent is the row of an id that is not in the set, and of one that is not in this rank's part.
 const absent = -1
 
-// NewTouched returns an empty set for a vocabulary, and steps of at most the given number of different ids.
-func NewTouched(vocabulary, most int) *Touched {
-	t := &Touched{ids: make([]int32, 0, most), rows: make([]int32, vocabulary)}
+// NewTouched returns an empty set for n ids of a vocabulary, and steps of at most the given number of different ids.
+func NewTouched(v kernels.Vocabulary, n, most int) *Touched {
+	t := &Touched{first: v.First, whole: v.Whole, ids: make([]int32, 0, most), rows: make([]int32, n)}
 	for id := range t.rows {
 		t.rows[id] = absent
 	}
@@ -39,12 +44,12 @@ func (t *Touched) Clear() {
 // Add puts ids into the set. Sort comes after the last ones.
 func (t *Touched) Add(ids []int32) error {
 	for _, id := range ids {
-		if int(id) < 0 || int(id) >= len(t.rows) {
-			return fmt.Errorf("model: token %d is outside the vocabulary of %d", id, len(t.rows))
+		if int(id) < 0 || int(id) >= t.whole {
+			return fmt.Errorf("model: token %d is outside the vocabulary of %d", id, t.whole)
 		}
-		if t.rows[id] == absent {
-			t.rows[id] = 0
-			t.ids = append(t.ids, id)
+		if i := int(id) - t.first; i >= 0 && i < len(t.rows) && t.rows[i] == absent {
+			t.rows[i] = 0
+			t.ids = append(t.ids, int32(i))
 		}
 	}
 	return nil
@@ -61,18 +66,23 @@ func (t *Touched) Sort() {
 // Len returns the number of ids.
 func (t *Touched) Len() int { return len(t.ids) }
 
-// Rows fills rows with those of ids, which must be in the set.
+// Rows fills rows with those of ids, which must be in the set unless they are outside of this rank's part: then it gives -1.
 func (t *Touched) Rows(rows, ids []int32) error {
 	for i, id := range ids {
-		if int(id) < 0 || int(id) >= len(t.rows) || t.rows[id] == absent {
+		rows[i] = absent
+		if at := int(id) - t.first; at >= 0 && at < len(t.rows) {
+			rows[i] = t.rows[at]
+		} else if int(id) >= 0 && int(id) < t.whole {
+			continue
+		}
+		if rows[i] == absent {
 			return fmt.Errorf("model: token %d is not among the step's tokens", id)
 		}
-		rows[i] = t.rows[id]
 	}
 	return nil
 }
 
-// within returns which rows are of the ids [from, to).
+// within returns which rows are of the ids [from, to) of this rank's part.
 func (t *Touched) within(from, to int) (first, end int) {
 	first, _ = slices.BinarySearch(t.ids, int32(from))
 	end, _ = slices.BinarySearch(t.ids, int32(to))

@@ -62,7 +62,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
 		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size,
 			Recompute: m.Recompute(recompute, []bool{true, true})},
-		model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch})
+		model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,8 +50,8 @@ type Layout struct {
 // Memory is the size of what a rank allocates, in bytes.
 type Memory struct {
 	// Weights, Optimizer and Gradients are fixed; Activations holds the records of the micro batches in flight, Scratch
-	// what lives within one layer's call.
-	Weights, Optimizer, Gradients, Activations, Scratch int
+	// what lives within one layer's call, and Exchanged what of that ranks exchange.
+	Weights, Optimizer, Gradients, Activations, Scratch, Exchanged int
 	// Snapshot is the copy of the state that a checkpoint in the background is written from, on rank 0.
 	Snapshot int
 }
@@ -61,7 +61,7 @@ func (m Memory) Total() int { return m.device() + m.Snapshot }
 
 // device returns what is in the device's memory.
 func (m Memory) device() int {
-	return m.Weights + m.Optimizer + m.Gradients + m.Activations + m.Scratch
+	return m.Weights + m.Optimizer + m.Gradients + m.Activations + m.Scratch + m.Exchanged
 }
 
 // NewLayout computes the layout of a rank of a world. The operators are asked for the sizes of their workspaces only.
@@ -72,10 +72,14 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	if err != nil {
 		return nil, err
 	}
-	part := model.Partition{Tensor: p.Tensor, TensorRank: grid.Coordinate(mesh.Tensor), Expert: p.Expert, ExpertRank: grid.ExpertCoordinate()}
+	part := model.Partition{Tensor: p.Tensor, TensorRank: grid.Coordinate(mesh.Tensor), SequenceParallel: p.SequenceParallel,
+		Expert: p.Expert, ExpertRank: grid.ExpertCoordinate()}
 	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture, part),
 		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength},
 		MicroBatches: c.MicroBatches(), Lanes: c.Run.GradientLanes}
+	if p.SequenceParallel {
+		l.Size.Shards = p.Tensor
+	}
 	if err := l.Model.Tune(c.Tuning()); err != nil {
 		return nil, err
 	}
@@ -142,8 +146,9 @@ func recomputed(c *config.Config, m *model.Model) ([]model.Recompute, error) {
 	return m.Recompute(recomputeModes[c.Recompute.Mode], selected), nil
 }
 
-// arenas are the parts of a rank's memory, in the order in which they lie in its one allocation.
-type arenas struct{ fixed, gradients, saved, scratch *kernels.Arena }
+// arenas are the parts of a rank's memory, in the order in which they lie in its one private allocation; exchanged is in memory
+// that other ranks reach, or scratch itself where layers exchange nothing.
+type arenas struct{ fixed, gradients, saved, scratch, exchanged *kernels.Arena }
 
 // placed is everything of a run that lies in the arenas.
 type placed struct {
@@ -155,6 +160,7 @@ type placed struct {
 	gradients *model.Gradients // the first buffer's
 	report    kernels.Tensor   // [ranks, reportWidth] Float64
 	cos, sin  kernels.Tensor   // [T,D]
+	context   *model.Context   // of the executor
 	executor  *pipeline.Executor
 	load      kernels.Tensor // [layers with experts, E] Float64, none where there are none
 }
@@ -187,14 +193,14 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		run := l.runs[chunk]
 		stages[chunk] = &pipeline.Stage{Chunk: l.Model.Chunk(run.From, run.To), Lanes: l.lanes, Buffers: p.buffers}
 	}
-	context := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
+	p.context = &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
 	if c.Architecture.Experts != nil {
 		p.load = l.Model.PlaceLoad(a.fixed)
-		context.Balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
+		p.context.Balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
 			MicroBatches: l.MicroBatches, Load: p.load}
 	}
 	var err error
-	p.executor, err = pipeline.NewExecutor(k, context, stages, pipeline.Plan{
+	p.executor, err = pipeline.NewExecutor(k, p.context, stages, pipeline.Plan{
 		Actions: l.schedule[l.Mesh.Coordinate(mesh.Pipeline)], MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
@@ -202,13 +208,17 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
 		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: reduce,
-	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch})
+	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged})
 	return p, err
 }
 
 // measure places the run in arenas without memory and notes their sizes.
 func (l *Layout) measure(k kernels.Device) error {
-	a := arenas{new(kernels.Arena), new(kernels.Arena), new(kernels.Arena), new(kernels.Arena)}
+	a := arenas{fixed: new(kernels.Arena), gradients: new(kernels.Arena), saved: new(kernels.Arena), scratch: new(kernels.Arena)}
+	a.exchanged = a.scratch
+	if l.exchanges() {
+		a.exchanged = new(kernels.Arena)
+	}
 	p, err := l.place(k, nil, a, kernels.Tensor{}, nil)
 	if err != nil {
 		return err
@@ -219,6 +229,9 @@ func (l *Layout) measure(k kernels.Device) error {
 		Weights: weights, Optimizer: a.fixed.Bytes() - weights,
 		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
 		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
+	}
+	if l.exchanges() {
+		l.Memory.Exchanged = a.exchanged.Bytes()
 	}
 	if c := l.Config; l.Mesh.Rank == 0 && c.Run.Mode != "evaluate" && c.Checkpoint.Async && c.Checkpoint.Interval > 0 {
 		for _, t := range l.state(p) {
@@ -234,7 +247,7 @@ func (l *Layout) counted() []model.Piece { return l.shards.Counted() }
 
 // rows returns the most rows of the embedding's table that a step can touch.
 func (l *Layout) rows() int {
-	return int(min(int64(l.Config.Architecture.VocabSize), l.Config.TokensPerStep()))
+	return int(min(int64(l.Model.Vocabulary()), l.Config.TokensPerStep()))
 }
 
 // gradientBytes returns the size of one gradient buffer.
@@ -242,17 +255,36 @@ func (l *Layout) gradientBytes() int {
 	return l.Model.GradientElements(l.rows()) * device.Float32.Size()
 }
 
-// arenas cuts the rank's one private allocation.
-func (l *Layout) arenas(storage *device.Storage) arenas {
+// exchanges reports whether layers exchange activations.
+func (l *Layout) exchanges() bool { return l.Mesh.Size(mesh.Tensor) > 1 }
+
+// arenas cuts the rank's one private allocation, and the memory that the ranks exchange, which begins with a gradient buffer.
+func (l *Layout) arenas(private, exchanged *device.Storage) arenas {
 	m := l.Memory
-	fixed := kernels.NewArena(storage)
-	gradients := fixed.After(m.Weights + m.Optimizer)
-	saved := gradients.After(m.Gradients - l.gradientBytes())
-	return arenas{fixed, gradients, saved, saved.After(m.Activations)}
+	a := arenas{fixed: kernels.NewArena(private)}
+	a.gradients = a.fixed.After(m.Weights + m.Optimizer)
+	a.saved = a.gradients.After(m.Gradients - l.gradientBytes())
+	a.scratch = a.saved.After(m.Activations)
+	a.exchanged = a.scratch
+	if l.exchanges() {
+		a.exchanged = kernels.NewArena(exchanged).After(l.gradientSpace())
+	}
+	return a
 }
 
-// privateBytes returns the size of the rank's one private allocation.
-func (l *Layout) privateBytes() int { return l.Memory.device() - l.gradientBytes() }
+// gradientSpace returns what a gradient buffer takes of the exchanged memory.
+func (l *Layout) gradientSpace() int {
+	var a kernels.Arena
+	a.Tensor(device.Float32, l.Model.GradientElements(l.rows()))
+	return a.Bytes()
+}
+
+// privateBytes returns the size of the rank's one private allocation, exchangedBytes that of the memory that ranks exchange.
+func (l *Layout) privateBytes() int {
+	return l.Memory.device() - l.gradientBytes() - l.Memory.Exchanged
+}
+
+func (l *Layout) exchangedBytes() int { return l.gradientSpace() + l.Memory.Exchanged }
 
 // Describe prints the arithmetic of the run: how the batch is made up, the model's size, each rank's memory.
 func (l *Layout) Describe(w io.Writer) {
@@ -265,7 +297,12 @@ func (l *Layout) Describe(w io.Writer) {
 	if len(l.Model.Frozen) > 0 {
 		line("trained", "%s parameters: %s", count(l.Model.NumTrained()), describeTuning(c, l.Model))
 	}
-	line("mesh", "%v", l.Mesh)
+	shared := ""
+	if l.Size.Shards > 1 {
+		shared = fmt.Sprintf("; outside of attention and feed-forward networks each tensor rank has %s of the %s tokens of a micro batch",
+			count(l.Size.Held()), count(l.Size.Tokens()))
+	}
+	line("mesh", "%v%s", l.Mesh, shared)
 	data := l.Mesh.Size(mesh.Data)
 	line("batch", "%d per micro batch x %d accumulated x %s = %d samples x %d tokens = %s tokens per step",
 		c.Train.MicroBatchSize, l.MyMicroBatches, plural(data, "rank"), c.Train.GlobalBatchSize, l.Size.Sequence, count(int(c.TokensPerStep())))
@@ -292,7 +329,7 @@ func (l *Layout) Describe(w io.Writer) {
 	}
 	m := l.Memory
 	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()),
-		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch))
+		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch+m.Exchanged))
 	if m.Snapshot > 0 {
 		line("", "and %s on rank 0 to write checkpoints in the background", megabytes(m.Snapshot))
 	}

@@ -1,6 +1,8 @@
 package train
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,6 +43,7 @@ type Trainer struct {
 	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
 	world    collective.Group     // all ranks
 	data     collective.Group     // those that hold the same and work on other tokens
+	tensor   collective.Group     // those that share the layers' matrices
 	reducing [model.NumReducers]reducing
 	storage  []*device.Storage
 	placed   *placed
@@ -93,11 +96,17 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 
 // openGroups makes the groups of ranks that exchange something in a step, which waits for it.
 func (t *Trainer) openGroups() error {
-	world, err := t.World.NewGroup("world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline))
-	if err != nil {
-		return err
+	for _, g := range []struct {
+		to    *collective.Group
+		name  string
+		ranks []int
+	}{{&t.world, "world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline)}, {&t.tensor, "tensor", t.Mesh.Ranks(mesh.Tensor)}} {
+		group, err := t.World.NewGroup(g.name, g.ranks)
+		if err != nil {
+			return err
+		}
+		*g.to = group.Blocking()
 	}
-	t.world = world.Blocking()
 	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data"} {
 		group, err := t.World.NewGroup(name, t.reducers(model.Reducers(r)))
 		if err != nil {
@@ -126,9 +135,9 @@ func (t *Trainer) openData() (err error) {
 
 // allocate takes the rank's memory: one private allocation, and the gradients that the ranks exchange.
 func (t *Trainer) allocate() error {
-	exchanged, err := t.World.Alloc(t.gradientBytes(), t.Device)
+	exchanged, err := t.allocateExchanged()
 	if err != nil {
-		return fmt.Errorf("memory for gradients: %w", err)
+		return fmt.Errorf("memory for what ranks exchange: %w", err)
 	}
 	t.storage = append(t.storage, exchanged)
 	private, err := t.Device.Alloc(t.privateBytes())
@@ -137,11 +146,27 @@ func (t *Trainer) allocate() error {
 	}
 	t.storage = append(t.storage, private)
 	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
-	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private), sum, t.reducer(sum)); err != nil {
+	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private, exchanged), sum, t.reducer(sum)); err != nil {
 		return err
+	}
+	if t.Mesh.Size(mesh.Tensor) > 1 {
+		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.sum
 	}
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
 	return t.Model.Bind(t.placed.weights, t.placed.frozen)
+}
+
+// allocateExchanged takes the memory that ranks exchange: as much on all of them as the one takes that takes most.
+func (t *Trainer) allocateExchanged() (*device.Storage, error) {
+	sizes, err := t.world.GatherBytes(context.Background(), binary.BigEndian.AppendUint64(nil, uint64(t.exchangedBytes())))
+	if err != nil {
+		return nil, err
+	}
+	largest := uint64(0)
+	for _, size := range sizes {
+		largest = max(largest, binary.BigEndian.Uint64(size))
+	}
+	return t.World.Alloc(int(largest), t.Device)
 }
 
 // fill gives the weights and the optimizer's state their values. A checkpoint has those of what is trained; what is frozen comes

@@ -1,0 +1,82 @@
+package model
+
+import "lockstep/kernels"
+
+// Outside of the parts of layers, tensor ranks have the hidden state of all tokens, all the same, or with sequence parallelism
+// each that of some tokens, which it holds. The parts need all tokens, and give a part of a sum:
+//
+//	                  on all tokens           with sequence parallelism
+//	before a part     -                       all-gather of what each holds
+//	after it          all-reduce              reduce-scatter to what each holds
+//
+// and so the gradients on their way back. Both sides move the same bytes. Sums have the order of ranks' aligned tree, so that
+// all ranks get the same bits, every time.
+
+// spread reports whether each tensor rank holds some of the tokens.
+func (c *Context) spread() bool { return c.Size.Shards > 1 }
+
+// held returns the rows of x [B*T,..] that are of the tokens that this rank holds.
+func (c *Context) held(x kernels.Tensor) kernels.Tensor {
+	if !c.spread() {
+		return x
+	}
+	n, me := c.Size.Held(), c.Tensor.Rank()
+	return x.Narrow(0, me*n, (me+1)*n)
+}
+
+// gather fills x [B*T,H] where each rank has the rows that it holds.
+func (c *Context) gather(x kernels.Tensor) {
+	if c.spread() {
+		c.Stream.Wait(c.Tensor.AllGather(x.Region(), nil, c.Stream.Record()))
+	}
+}
+
+// whole returns x for all tokens: x itself, or, where it has those that this rank holds, what it gathers in buffer [B*T,H].
+func (c *Context) whole(buffer, x kernels.Tensor) kernels.Tensor {
+	if !c.spread() {
+		return x
+	}
+	c.Kernels.Copy(c.Stream, c.held(buffer), x)
+	c.gather(buffer)
+	return buffer
+}
+
+// reduce replaces held(x), of x [B*T,H], by the sum over the tensor ranks. The other rows are used up.
+func (c *Context) reduce(x kernels.Tensor) {
+	switch {
+	case c.Tensor == nil:
+	case c.spread():
+		c.Stream.Wait(c.Tensor.ReduceScatter(x.Region(), nil, c.Sum, c.Stream.Record()))
+	default:
+		c.Stream.Wait(c.Tensor.AllReduce(x.Region(), c.Sum, c.Stream.Record()))
+	}
+}
+
+// addend returns where this rank's part of a sum goes that is to be in x in the end: x itself where it is alone, else buffer
+// [B*T,H]. total then leaves the sum in x.
+func (c *Context) addend(x, buffer kernels.Tensor) kernels.Tensor {
+	if c.Tensor == nil {
+		return x
+	}
+	return buffer
+}
+
+func (c *Context) total(x, buffer kernels.Tensor) {
+	if c.Tensor != nil {
+		c.reduce(buffer)
+		c.Kernels.Copy(c.Stream, x, c.held(buffer))
+	}
+}
+
+// exchanged places an activation [B*T,H] that tensor ranks exchange.
+func (m *Memory) exchanged(size Size, hidden int) kernels.Tensor {
+	return m.activation(m.Exchanged, size.Tokens(), hidden)
+}
+
+// gathered places a buffer that whole needs, which is none where no rank holds a part of the tokens.
+func (m *Memory) gathered(size Size, hidden int) kernels.Tensor {
+	if size.Shards <= 1 {
+		return kernels.Tensor{}
+	}
+	return m.exchanged(size, hidden)
+}
