@@ -99,3 +99,23 @@ func TestTensorParallelBits(t *testing.T) {
 		})
 	}
 }
+
+// TestTensorParallelGolden trains from the golden runs' weights on tensor ranks, and holds the curves against PyTorch's.
+func TestTensorParallelGolden(t *testing.T) {
+	for _, c := range []struct {
+		curve, family string
+		ranks         int
+		overrides     []string
+	}{
+		{"llama", "llama", 2, nil},
+		{"qwen2", "qwen2", 2, []string{"parallel.sequence_parallel=true"}},
+		{"deepseek_v3_mtp", "deepseek_v3_mtp", 4, familyOverrides["deepseek_v3_mtp"]},
+		{"llama-lora", "llama", 2, loraGolden("llama", "parallel.sequence_parallel=true")},
+		{"deepseek_v3-lora", "deepseek_v3", 4, loraGolden("deepseek_v3", "recompute.mode=full")},
+	} {
+		t.Run(c.curve, func(t *testing.T) {
+			overrides := append([]string{fmt.Sprintf("parallel.tensor=%d", c.ranks)}, c.overrides...)
+			checkCurve(t, c.curve, runRanks(t, goldenText(t, c.family, "corpus"), c.ranks, 1, overrides...).steps)
+		})
+	}
+}
