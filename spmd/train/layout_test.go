@@ -15,13 +15,40 @@ import (
 	"testing"
 
 	"lockstep/collective"
+	"lockstep/kernels"
 	"lockstep/kernels/cpu"
+	"lockstep/kernels/deferred"
+	"lockstep/kernels/device"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/train"
 )
 
+// An opener makes a rank's device, and a stream for its computation.
+type opener func(threads int) (kernels.Device, device.Stream, error)
+
+func openCPU(threads int) (kernels.Device, device.Stream, error) {
+	dev, err := cpu.New(cpu.Options{Threads: threads})
+	if err != nil {
+		return nil, nil, err
+	}
+	return dev, dev.NewInlineStream("compute"), nil
+}
+
+func openDeferred(threads int) (kernels.Device, device.Stream, error) {
+	dev, err := deferred.New(cpu.Options{Threads: threads})
+	if err != nil {
+		return nil, nil, err
+	}
+	return dev, dev.NewStream("compute"), nil
+}
+
 // runRanks trains a configuration on several ranks in this process and returns the records of rank 0.
 func runRanks(t *testing.T, text string, ranks, threads int, overrides ...string) *memorySink {
+	t.Helper()
+	return runRanksOn(t, openCPU, text, ranks, threads, overrides...)
+}
+
+func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, overrides ...string) *memorySink {
 	t.Helper()
 	secret := make([]byte, collective.SecretSize)
 	if _, err := rand.Read(secret); err != nil {
@@ -36,7 +63,7 @@ func runRanks(t *testing.T, text string, ranks, threads int, overrides ...string
 	c, load := loadConfig(t, text, ranks, overrides...)
 	sink := &memorySink{}
 	one := func(rank int) (err error) {
-		dev, err := cpu.New(cpu.Options{Threads: threads})
+		dev, stream, err := open(threads)
 		if err != nil {
 			return err
 		}
@@ -60,7 +87,7 @@ func runRanks(t *testing.T, text string, ranks, threads int, overrides ...string
 		if err != nil {
 			return err
 		}
-		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
+		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: stream, World: world,
 			SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Sink: sink, Log: quiet})
 		if err != nil {
 			return err

@@ -119,3 +119,17 @@ func TestTensorParallelGolden(t *testing.T) {
 		})
 	}
 }
+
+// TestTensorParallelWaits runs on a device on which work that has not waited for what it needs fails.
+func TestTensorParallelWaits(t *testing.T) {
+	for _, c := range tensorCases[:4] {
+		dir := t.TempDir()
+		run := func(name string, open opener, more ...string) []monitor.Step {
+			overrides := append([]string{"train.steps=2", "data.sequence_length=24", "data.validation_interval=0", "parallel.tensor=2"}, c.overrides...)
+			return runRanksOn(t, open, layoutText(c.family, filepath.Join(dir, name), 4), 2, 1, append(overrides, more...)...).steps
+		}
+		for _, more := range []string{"recompute.mode=full", "parallel.sequence_parallel=true"} {
+			sameNumbers(t, c.name+", "+more, run("cpu "+more, openCPU, more), run("deferred "+more, openDeferred, more))
+		}
+	}
+}
