@@ -35,6 +35,7 @@ func (l *loader) checkModel() {
 	l.checkPositions()
 	l.checkRecompute()
 	l.checkExperts()
+	l.checkExpertRanks()
 	l.checkPrediction()
 	l.checkTensor()
 	if c.Model.Path != "" {
@@ -107,43 +108,6 @@ func (l *loader) checkPrediction() {
 		return
 	}
 	l.config.Architecture.PredictionLossWeight = weight
-}
-
-// checkExperts completes [moe] with what the model's config.json says.
-func (l *loader) checkExperts() {
-	m, e := &l.config.MoE, l.config.Architecture.Experts
-	if e == nil {
-		for key, asked := range map[string]bool{"moe.bias_update_rate": m.BiasUpdateRate > 0, "moe.aux_loss": m.AuxLoss != "" && m.AuxLoss != "none",
-			"moe.aux_loss_weight": m.AuxLossWeight > 0, "moe.z_loss_weight": m.ZLossWeight > 0} {
-			if asked {
-				l.problem(key, "the model has no experts", "remove it")
-			}
-		}
-		m.AuxLoss = "none"
-		return
-	}
-	if m.BiasUpdateRate > 0 && !e.CorrectionBias {
-		l.problem("moe.bias_update_rate", fmt.Sprintf("the routers of a %s have no bias", l.config.Architecture.Family), "remove it; moe.aux_loss evens out the load")
-	}
-	if !l.usable("moe.aux_loss", "moe.aux_loss_weight") {
-		return
-	}
-	if m.AuxLoss == "" {
-		m.AuxLoss = "none"
-		if e.HasAuxLoss {
-			m.AuxLoss = "hf"
-		}
-	}
-	if m.AuxLoss == "hf" && e.Route.Sigmoid {
-		l.problem("moe.aux_loss", `"hf" is a loss of softmax scores, and this router's are sigmoids`, `use "sequence" or "none"`)
-	}
-	switch {
-	case m.AuxLoss == "none" || l.set["moe.aux_loss_weight"]:
-	case e.AuxLossWeight >= 0:
-		m.AuxLossWeight = e.AuxLossWeight
-	default:
-		l.problem("moe.aux_loss_weight", fmt.Sprintf("is required with moe.aux_loss = %q, as the config.json has no router_aux_loss_coef", m.AuxLoss), "set it, for example to 1e-3")
-	}
 }
 
 // checkWeights looks for weights in model.path and checks that they are the model's: every tensor by name and shape.

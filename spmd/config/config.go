@@ -283,8 +283,10 @@ type Parallel struct {
 	Pipeline int `toml:"pipeline" only:"1" feature:"pipeline parallelism"`
 	// Ranks that share each sequence.
 	Context int `toml:"context" only:"1" feature:"context parallelism"`
-	// Ranks over which experts are spread; adds no ranks of its own.
-	Expert int `toml:"expert" only:"1" feature:"expert parallelism"`
+	// Ranks over which experts are spread; adds no ranks of its own. Neighbours among the data x context x tensor ranks share the
+	// experts and send each other the tokens for them; each holds as many experts. It must divide the number of experts and
+	// that of those ranks. Sums then have another order than on one rank: results equal to rounding, those of a repeat to the bit.
+	Expert int `toml:"expert" range:"[1,65536]"`
 	// Share the tokens between tensor ranks outside of attention and feed-forward networks: norms, residual sums, and what is kept
 	// of them. Tokens per micro batch are a multiple of tensor.
 	SequenceParallel bool `toml:"sequence_parallel"`
@@ -317,6 +319,9 @@ type MoE struct {
 	// What multiplies the mean over tokens of the square of logsumexp(router logits), which keeps them small, added up over
 	// layers.
 	ZLossWeight float64 `toml:"z_loss_weight" range:"[0,)"`
+	// With parallel.expert: for how many tokens a rank has memory to receive them from others, by their number where the load is even.
+	// What is more goes in further rounds, which are computed again in the backward pass; no token is dropped.
+	DispatchFactor float64 `toml:"dispatch_factor" range:"[1,65536]"`
 }
 
 // Recompute is section [recompute].
@@ -398,6 +403,7 @@ func Default() *Config {
 			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
 		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
+		MoE:        MoE{DispatchFactor: 2},
 		Recompute:  Recompute{Mode: "none"},
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
 		Monitor:    Monitor{LogInterval: 1},

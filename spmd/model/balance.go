@@ -31,6 +31,8 @@ type Balancing struct {
 	MicroBatches int
 	// Load counts the step's assignments on this rank: [layers with experts, E] Float64.
 	Load kernels.Tensor
+	// Rounds is the most rounds of the step in which tokens were sent to the ranks of their experts, 0 where they are on all.
+	Rounds int
 }
 
 // PlaceLoad places Balancing.Load for the model in a; none where it has no experts.

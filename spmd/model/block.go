@@ -232,6 +232,9 @@ func (b *block) Recompute(c *Context, record Record, mb *MicroBatch) {
 // BackwardInput computes din from dout, both [S,H].
 func (b *block) BackwardInput(c *Context, record Record, mb *MicroBatch, dout, din kernels.Tensor) {
 	r := record.(*blockRecord)
+	if m, ok := r.feedForward.(*mixtureRecord); ok && m.rounds() > 1 {
+		b.normAttended(c, r) // further rounds need it, see dispatch.go
+	}
 	b.feedForward.backwardInput(c, r.feedForward, mb, c.addend(r.dNormed2, r.projected), c.whole(r.wholeOut, dout))
 	c.total(r.dNormed2, r.projected)
 	b.postNorm.backwardInput(c, r.dh, r.dNormed2, r.h, r.rstd2, dout)

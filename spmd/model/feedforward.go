@@ -45,9 +45,19 @@ func (f *feedForward) newRecord(_ kernels.Operators, size Size, m *Memory) Recor
 }
 
 func (f *feedForward) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
+	f.intoActivation(c, record, mb, x)
+	f.outOfActivation(c, record, y)
+}
+
+// intoActivation is the first part of forward, outOfActivation the second.
+func (f *feedForward) intoActivation(c *Context, record Record, mb *MicroBatch, x kernels.Tensor) {
 	r := record.(*feedForwardRecord)
 	r.lora.begin(mb)
 	f.recompute(c, r, mb, x)
+}
+
+func (f *feedForward) outOfActivation(c *Context, record Record, y kernels.Tensor) {
+	r := record.(*feedForwardRecord)
 	c.Kernels.SwiGLU(c.Stream, r.activated, r.gateUp)
 	f.down.forward(c, r.lora, y, r.activated)
 }

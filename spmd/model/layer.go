@@ -75,6 +75,9 @@ type Memory struct {
 	// Exchanged is like Scratch, in memory that other ranks reach, for what layers exchange with them. It is Scratch itself
 	// where they exchange nothing.
 	Exchanged *kernels.Arena
+	// DispatchFactor is for how many rows a rank has memory that receives them from the ranks that share experts with it, by
+	// their number at an even load; at least 1.
+	DispatchFactor float64
 }
 
 // marks are the places of an Arena.Mark in both scratch arenas.
@@ -151,13 +154,15 @@ type Ahead struct {
 // A Context is where layers run: the operators, the stream, the size of the micro batches, and tables that depend on the
 // position alone.
 type Context struct {
-	Kernels  kernels.Operators
+	Kernels  kernels.Device
 	Stream   device.Stream
 	Size     Size
 	Cos, Sin kernels.Tensor // [T,D], see RoPE.Tables
 	// Tensor are the ranks that share the layers' matrices, nil where this rank has them whole. Sum adds up activations.
 	Tensor collective.Group
 	Sum    collective.Reduction
+	// Expert are the ranks over which the experts are spread, nil where each has all.
+	Expert collective.Group
 	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
 	Balancing *Balancing
 	// Progress is told where the passes are, nil where nobody wants to know.

@@ -14,16 +14,19 @@ import (
 //
 // The router's weight multiplies an expert's activation, not its output: the product is the same, and the gradient of the
 // weight needs no output to be kept. Tokens are sorted by expert, so that each projection of all experts is one operator.
+// Where the experts are spread over ranks, the rows of tokens go to the ranks of their experts and back, see dispatch.go.
 type mixture struct {
 	Experts            // Width is this rank's part
 	leads         bool // of the ranks that share the experts' width it is the one that computes what is not shared
 	index, layers int  // its number among the layers with experts, and theirs
 	hidden        int
+	ranks, rank   int // that share the experts, and which of them this is
+	held          int // experts of each rank
 
 	router *Use         // [E,H]
 	bias   *Use         // [E] added to the scores in the choice, not trained by gradients; nil where there is none
-	gateUp *Use         // [E*2I,H]: for each expert gate and up
-	down   *Use         // [E*H,I]
+	gateUp *Use         // [held*2I,H]: for each expert of this rank gate and up
+	down   *Use         // [held*H,I]
 	shared *feedForward // nil where there are none
 }
 
@@ -36,19 +39,33 @@ type mixtureRecord struct {
 	// Kept but for RecomputeFull: what the router has decided.
 	logits, scores, weights    kernels.Tensor // [B*T,E], [B*T,E], [B*T,K]
 	experts, position, offsets kernels.Tensor // Int32 [B*T,K], [B*T,K], [E+1]
-	// Kept with KeepAll alone.
-	gateUp kernels.Tensor // [R,2I]
 
-	dGateUp, dLogits kernels.Tensor // [R,2I], [B*T,E], for the gradients of weights
+	work expertWork
+	// exchange is nil where this rank has all experts.
+	exchange *exchange
 
-	// Within one call.
-	rows, activated, dWeights kernels.Tensor // [R,H], [R,I], [B*T,K]
-	sharedOut                 kernels.Tensor // [B*T,H]
+	dLogits kernels.Tensor // [B*T,E], for the gradients of weights
+	// Within one call. Tokens leave for their experts from home, [R,H], and come back to back, which may be home.
+	home, back, dWeights kernels.Tensor // the last one is [B*T,K]
+	side                 kernels.Tensor // [B*T,H]: what the shared experts give
+}
+
+// expertWork is what the experts of this rank compute of rows that are sorted by expert: all of the micro batch's, or those
+// that have come from other ranks in one round. Which of them is kept is up to whoever places it.
+type expertWork struct {
+	weights, position, offsets kernels.Tensor // as ExpertSwiGLU takes them; [held+1] Int32
+	x, dy                      kernels.Tensor // [R,H]
+	gateUp, dGateUp            kernels.Tensor // [R,2I]
+	activated                  kernels.Tensor // [R,I]
+	out                        kernels.Tensor // [R,H]: what the experts give, or the gradient of x
+	dWeights                   kernels.Tensor // like weights
 }
 
 func newMixture(b *builder, name string, layer int) *mixture {
 	c := b.config
 	m := &mixture{Experts: *c.Experts, hidden: c.HiddenSize, layers: c.sparseLayers(), leads: b.TensorRank == 0}
+	m.ranks, m.rank = max(b.Expert, 1), b.ExpertRank
+	m.held = m.Count / m.ranks
 	for i := range layer {
 		if c.Sparse(i) {
 			m.index++
@@ -65,10 +82,21 @@ func newMixture(b *builder, name string, layer int) *mixture {
 	m.Width = end - first
 	for e := range m.Count {
 		expert := fmt.Sprintf("%s.experts.%d", name, e)
-		gateUp = append(gateUp, b.weight(expert+".gate_proj", width, m.hidden).cut(0, first, end), b.weight(expert+".up_proj", width, m.hidden).cut(0, first, end))
-		down = append(down, b.weight(expert+".down_proj", m.hidden, width).cut(1, first, end))
+		ps := []*Parameter{b.weight(expert+".gate_proj", width, m.hidden).cut(0, first, end), b.weight(expert+".up_proj", width, m.hidden).cut(0, first, end),
+			b.weight(expert+".down_proj", m.hidden, width).cut(1, first, end)}
+		if e/m.held == m.rank {
+			gateUp, down = append(gateUp, ps[:2]...), append(down, ps[2])
+			continue
+		}
+		for _, p := range ps {
+			p.elsewhere = true
+		}
 	}
-	m.gateUp, m.down = newUse(Replicas, gateUp...), newUse(Replicas, down...)
+	reducers := Replicas
+	if m.ranks > 1 {
+		reducers = ExpertReplicas
+	}
+	m.gateUp, m.down = newUse(reducers, gateUp...), newUse(reducers, down...)
 	if m.Shared > 0 {
 		m.shared = newFeedForward(b, name+".shared_experts", m.Shared)
 	}
@@ -104,32 +132,59 @@ func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record 
 	r.experts, r.position = routed.Tensor(device.Int32, t, top), routed.Tensor(device.Int32, t, top)
 	r.offsets = routed.Tensor(device.Int32, e+1)
 	r.balance = m.newBalanceRecord(size, mem)
-	r.gateUp, r.dGateUp = at(mem.keep(KeepAll), t*top, 2*m.Width), at(mem.Delayed, t*top, 2*m.Width)
 	r.dLogits, r.dWeights = statistic(mem.Delayed, t, e), statistic(mem.Scratch, t, top)
-	r.rows, r.activated = at(mem.Scratch, t*top, m.hidden), at(mem.Scratch, t*top, m.Width)
+	if m.ranks > 1 {
+		m.newExchange(r, t*top, min(top, m.held)*t*m.ranks, mem)
+	} else {
+		r.home = at(mem.Scratch, t*top, m.hidden)
+		r.back = r.home
+		r.work = m.newWork(t*top, mem, mem.keep(KeepAll), mem.Delayed)
+		r.work.weights, r.work.position, r.work.offsets, r.work.dWeights = r.weights, r.position, r.offsets, r.dWeights
+		r.work.x, r.work.dy, r.work.out = r.home, r.home, r.home
+	}
 	if m.shared != nil {
-		r.sharedOut = at(mem.Scratch, t, m.hidden)
+		r.side = at(mem.Scratch, t, m.hidden)
 		r.shared = m.shared.newRecord(k, size, mem)
 	}
 	return r
 }
 
+// newWork places the work on a number of rows, but for what differs with where the rows come from.
+func (m *mixture) newWork(rows int, mem *Memory, kept, delayed *kernels.Arena) expertWork {
+	return expertWork{
+		gateUp: mem.activation(kept, rows, 2*m.Width), dGateUp: mem.activation(delayed, rows, 2*m.Width),
+		activated: mem.activation(mem.Scratch, rows, m.Width),
+	}
+}
+
 // matrices views joined weights or gradients as one matrix for each expert.
 func (m *mixture) matrices(x kernels.Tensor) kernels.Tensor {
-	return x.Split(0, m.Count, x.Shape[0]/m.Count)
+	return x.Split(0, m.held, x.Shape[0]/m.held)
 }
 
 func (m *mixture) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
 	r := record.(*mixtureRecord)
 	m.route(c, r, x)
 	m.count(c, r, mb)
-	m.intoExperts(c, r, x)
-	c.Kernels.ExpertSwiGLU(c.Stream, r.activated, r.gateUp, r.weights, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, r.rows, r.activated, m.matrices(m.down.Weight()), r.offsets, kernels.MatMulOptions{TransB: true})
-	c.Kernels.Unpermute(c.Stream, y, r.rows, r.position)
+	m.planDispatch(c, r)
+	var returned device.Event
+	for i := range r.rounds() {
+		sent := m.send(c, r, i, x)
+		if i == 0 && m.shared != nil { // while the rows are on their way
+			m.shared.intoActivation(c, r.shared, mb, x)
+		}
+		w := m.receive(c, r, i, sent)
+		m.intoExperts(c, &w)
+		m.outOfExperts(c, &w)
+		returned = m.giveBack(c, r, i, &w)
+	}
 	if m.shared != nil {
-		m.shared.forward(c, r.shared, mb, r.sharedOut, x)
-		c.Kernels.Add(c.Stream, y, y, r.sharedOut)
+		m.shared.outOfActivation(c, r.shared, r.side)
+	}
+	c.Stream.Wait(returned)
+	c.Kernels.Unpermute(c.Stream, y, r.back, r.position)
+	if m.shared != nil {
+		c.Kernels.Add(c.Stream, y, y, r.side)
 	}
 }
 
@@ -144,37 +199,67 @@ func (m *mixture) route(c *Context, r *mixtureRecord, x kernels.Tensor) {
 	c.Kernels.SortByExpert(c.Stream, r.position, r.offsets, r.experts)
 }
 
-// intoExperts computes r.gateUp.
-func (m *mixture) intoExperts(c *Context, r *mixtureRecord, x kernels.Tensor) {
-	c.Kernels.Permute(c.Stream, r.rows, x, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, r.gateUp, r.rows, m.matrices(m.gateUp.Weight()), r.offsets, kernels.MatMulOptions{TransB: true})
+// intoExperts computes w.gateUp.
+func (m *mixture) intoExperts(c *Context, w *expertWork) {
+	c.Kernels.GroupedMatMul(c.Stream, w.gateUp, w.x, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+}
+
+// outOfExperts computes w.out from w.gateUp.
+func (m *mixture) outOfExperts(c *Context, w *expertWork) {
+	c.Kernels.ExpertSwiGLU(c.Stream, w.activated, w.gateUp, w.weights, w.position)
+	c.Kernels.GroupedMatMul(c.Stream, w.out, w.activated, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+}
+
+// throughActivation computes w.dGateUp and w.dWeights from w.dy.
+func (m *mixture) throughActivation(c *Context, w *expertWork) {
+	c.Kernels.GroupedMatMul(c.Stream, w.activated, w.dy, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{})
+	c.Kernels.ExpertSwiGLUBackward(c.Stream, w.dGateUp, w.dWeights, w.activated, w.gateUp, w.weights, w.position)
 }
 
 func (m *mixture) recompute(c *Context, record Record, mb *MicroBatch, x kernels.Tensor) {
 	r := record.(*mixtureRecord)
 	if r.full {
 		m.route(c, r, x)
+		m.sortByRound(c, r)
 	}
-	m.intoExperts(c, r, x)
+	sent := m.send(c, r, 0, x)
 	if m.shared != nil {
 		m.shared.recompute(c, r.shared, mb, x)
 	}
+	w := m.receive(c, r, 0, sent)
+	m.intoExperts(c, &w)
 }
 
 func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, dy kernels.Tensor) {
 	r := record.(*mixtureRecord)
-	c.Kernels.Permute(c.Stream, r.rows, dy, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, r.activated, r.rows, m.matrices(m.down.Weight()), r.offsets, kernels.MatMulOptions{})
-	c.Kernels.ExpertSwiGLUBackward(c.Stream, r.dGateUp, r.dWeights, r.activated, r.gateUp, r.weights, r.position)
-	c.Kernels.GroupedMatMul(c.Stream, r.rows, r.dGateUp, m.matrices(m.gateUp.Weight()), r.offsets, kernels.MatMulOptions{})
-	c.Kernels.Unpermute(c.Stream, dx, r.rows, r.position)
-
+	var shared *feedForwardRecord
+	if m.shared != nil {
+		shared = r.shared.(*feedForwardRecord)
+	}
+	var returned device.Event
+	for i := range r.rounds() {
+		if i > 0 {
+			m.again(c, r, i, r.exchange.input)
+		}
+		sent := m.sendGradient(c, r, i, dy)
+		if i == 0 && m.shared != nil {
+			m.shared.throughActivation(c, shared, dy)
+		}
+		w := m.receiveGradient(c, r, i, sent)
+		m.throughActivation(c, &w)
+		c.Kernels.GroupedMatMul(c.Stream, w.out, w.dGateUp, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{})
+		returned = m.giveBackGradient(c, r, i, &w)
+	}
+	if m.shared != nil {
+		m.shared.gateUp.backwardInput(c, shared.lora, r.side, shared.dGateUp)
+	}
+	c.Stream.Wait(returned)
+	c.Kernels.Unpermute(c.Stream, dx, r.back, r.position)
+	m.takeWeightGradients(c, r)
 	m.routeGradient(c, r, mb)
 	c.Kernels.MatMul(c.Stream, dx, r.dLogits, m.router.Weight(), kernels.MatMulOptions{Accumulate: true})
 	if m.shared != nil {
-		shared := r.shared.(*feedForwardRecord)
-		m.shared.throughActivation(c, shared, dy)
-		m.shared.gateUp.addBackwardInput(c, shared.lora, dx, shared.dGateUp)
+		c.Kernels.Add(c.Stream, dx, dx, r.side)
 	}
 }
 
@@ -184,14 +269,18 @@ func (m *mixture) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, 
 	if !m.router.frozen() {
 		c.Kernels.MatMul(c.Stream, m.router.Gradient(mb.Gradients), r.dLogits, x, o)
 	}
-	if !m.gateUp.frozen() {
-		c.Kernels.Permute(c.Stream, r.rows, x, r.position)
-		c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), r.dGateUp, r.rows, r.offsets, o)
-	}
-	if !m.down.frozen() {
-		c.Kernels.ExpertSwiGLU(c.Stream, r.activated, r.gateUp, r.weights, r.position)
-		c.Kernels.Permute(c.Stream, r.rows, dy, r.position)
-		c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), r.rows, r.activated, r.offsets, o)
+	for i := range r.rounds() {
+		w := m.workAgain(c, r, i, dy, x)
+		if !m.gateUp.frozen() {
+			m.copyRows(c, r, w.x, x)
+			c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), w.dGateUp, w.x, w.offsets, o)
+		}
+		if !m.down.frozen() {
+			c.Kernels.ExpertSwiGLU(c.Stream, w.activated, w.gateUp, w.weights, w.position)
+			m.copyRows(c, r, w.dy, dy)
+			c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), w.dy, w.activated, w.offsets, o)
+		}
+		o.Accumulate = true
 	}
 	if m.shared != nil {
 		m.shared.backwardWeight(c, r.shared, mb, dy, x)

@@ -35,10 +35,11 @@ type Parameter struct {
 	// Weight is the tensor, once the model is bound to memory.
 	Weight kernels.Tensor
 
-	copy    int  // which of the tensor ranks that hold the same part this one is
-	frozen  bool // see Model.Tune
-	adapter bool // it is a matrix of LoRA, not of the model's own
-	offset  int  // of the first element in the flat buffer of the trained parameters, unless all of its Use is frozen
+	elsewhere bool // it is of an expert that another rank holds
+	copy      int  // which of the tensor ranks that hold the same part this one is
+	frozen    bool // see Model.Tune
+	adapter   bool // it is a matrix of LoRA, not of the model's own
+	offset    int  // of the first element in the flat buffer of the trained parameters, unless all of its Use is frozen
 }
 
 // Len returns the number of elements.

@@ -26,6 +26,8 @@ const (
 	// HeadReplicas have the same key-value head, because there are fewer of those than tensor ranks: neighbours among the
 	// tensor ranks, and all that work on other tokens.
 	HeadReplicas
+	// ExpertReplicas have the same experts, where those are spread over ranks.
+	ExpertReplicas
 	// Replicas hold the same and work on other tokens. Tensor ranks that have a weight whole compute the same gradient.
 	Replicas
 

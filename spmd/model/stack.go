@@ -19,11 +19,12 @@ type Model struct {
 	// Frozen lists the others that it holds, in the same order.
 	Frozen []*Parameter
 
-	held   []bool // by layer: whether this rank holds it
-	values values // of the whole model
-	uses   []*Use // of the layers that this rank holds, but for borrowed ones
-	table  table
-	layout layout
+	held      []bool       // by layer: whether this rank holds it
+	elsewhere []*Parameter // experts of these and other layers that other ranks of its stage hold
+	values    values       // of the whole model
+	uses      []*Use       // of the layers that this rank holds, but for borrowed ones
+	table     table
+	layout    layout
 }
 
 // values are numbers of elements of all ranks together.
@@ -46,9 +47,15 @@ func New(c *Config, part Partition) *Model {
 	for _, p := range output.predictors {
 		m.table.uses = append(m.table.uses, p.table)
 	}
-	m.Parameters = b.parameters
+	for _, p := range b.parameters {
+		if p.elsewhere {
+			m.elsewhere = append(m.elsewhere, p)
+		} else {
+			m.Parameters = append(m.Parameters, p)
+		}
+	}
 	m.held = slices.Repeat([]bool{true}, len(m.Layers))
-	m.values.trained = count(m.Parameters)
+	m.values.trained = count(b.parameters)
 	m.place()
 	return m
 }

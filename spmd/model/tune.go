@@ -31,15 +31,17 @@ const (
 // Tune freezes parameters and adds adapters. It comes before Bind. Its error names a pattern that matches nothing, or says that
 // nothing is left to train.
 func (m *Model) Tune(t Tuning) error {
-	all := slices.Concat(m.Parameters, m.Frozen)
+	all := slices.Concat(m.Parameters, m.Frozen, m.elsewhere)
 	if err := freeze(all, t); err != nil {
 		return err
 	}
 	m.Parameters, m.Frozen = nil, nil
 	for _, p := range all {
-		if p.frozen {
+		switch {
+		case p.elsewhere:
+		case p.frozen:
 			m.Frozen = append(m.Frozen, p)
-		} else {
+		default:
 			m.Parameters = append(m.Parameters, p)
 		}
 	}
@@ -48,10 +50,17 @@ func (m *Model) Tune(t Tuning) error {
 			return err
 		}
 	}
-	if len(m.Parameters) == 0 {
+	m.values = values{count(m.Parameters), count(m.Frozen)}
+	for _, p := range m.elsewhere {
+		if p.frozen {
+			m.values.frozen += p.Slice.WholeLen()
+		} else {
+			m.values.trained += p.Slice.WholeLen()
+		}
+	}
+	if m.values.trained == 0 {
 		return fmt.Errorf("all parameters are frozen")
 	}
-	m.values = values{count(m.Parameters), count(m.Frozen)}
 	if t.FrozenDType == device.BFloat16 {
 		for _, u := range m.matrices() {
 			if u.frozen() {

@@ -81,6 +81,9 @@ func (j *JSONL) Step(r Step) error {
 		j.number("z_loss", e.ZLoss)
 		j.number("expert_load_max", e.MaxLoad)
 		j.number("expert_load_min", e.MinLoad)
+		if e.Rounds > 0 {
+			j.line = strconv.AppendInt(append(j.line, `,"dispatch_rounds":`...), int64(e.Rounds), 10)
+		}
 	}
 	j.number("step_time_ms", float64(r.Time)/1e6)
 	j.number("tokens_per_second", r.TokensPerSecond())

@@ -35,6 +35,9 @@ type Experts struct {
 	// MaxLoad and MinLoad are the assignments of the most and of the least used expert of any layer, by the mean of its
 	// layer: 1 where the load is even. 0 without experts.
 	MaxLoad, MinLoad float64
+	// Rounds is the most rounds in which a micro batch's tokens were sent to the ranks of their experts, 0 where each rank has
+	// all experts.
+	Rounds int
 }
 
 // TokensPerSecond returns the speed of the step over all ranks, 0 where its time was not measured.

@@ -15,6 +15,7 @@ var balanceLosses = map[string]model.BalanceLoss{"none": model.NoBalanceLoss, "h
 func (t *Trainer) clearLoad() {
 	if load := t.placed.load; !load.IsZero() {
 		t.Device.Zero(t.Stream, load)
+		t.placed.balancing.Rounds = 0
 	}
 }
 
@@ -56,6 +57,7 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 		return e, err
 	}
 	e.MaxLoad, e.MinLoad = spread(t.host.load, load.Last())
+	e.Rounds = t.rounds()
 	return e, nil
 }
 

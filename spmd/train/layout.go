@@ -162,7 +162,8 @@ type placed struct {
 	cos, sin  kernels.Tensor   // [T,D]
 	context   *model.Context   // of the executor
 	executor  *pipeline.Executor
-	load      kernels.Tensor // [layers with experts, E] Float64, none where there are none
+	load      kernels.Tensor   // [layers with experts, E] Float64, none where there are none
+	balancing *model.Balancing // nil where there are none
 }
 
 // place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring; reduce is told when parts
@@ -196,8 +197,9 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	p.context = &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
 	if c.Architecture.Experts != nil {
 		p.load = l.Model.PlaceLoad(a.fixed)
-		p.context.Balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
+		p.balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
 			MicroBatches: l.MicroBatches, Load: p.load}
+		p.context.Balancing = p.balancing
 	}
 	var err error
 	p.executor, err = pipeline.NewExecutor(k, p.context, stages, pipeline.Plan{
@@ -208,7 +210,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
 		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: reduce,
-	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged})
+	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: c.MoE.DispatchFactor})
 	return p, err
 }
 
@@ -256,7 +258,7 @@ func (l *Layout) gradientBytes() int {
 }
 
 // exchanges reports whether layers exchange activations.
-func (l *Layout) exchanges() bool { return l.Mesh.Size(mesh.Tensor) > 1 }
+func (l *Layout) exchanges() bool { return l.Mesh.Size(mesh.Tensor) > 1 || l.Mesh.ExpertSize() > 1 }
 
 // arenas cuts the rank's one private allocation, and the memory that the ranks exchange, which begins with a gradient buffer.
 func (l *Layout) arenas(private, exchanged *device.Storage) arenas {

@@ -28,6 +28,8 @@ func (l *Layout) reducers(r model.Reducers) []int {
 	switch r {
 	case model.TensorReplicas:
 		return l.Mesh.TensorReplicas(l.Mesh.Size(mesh.Tensor))
+	case model.ExpertReplicas:
+		return l.Mesh.ExpertReplicas()
 	case model.HeadReplicas:
 		return l.Mesh.TensorReplicas(l.Model.Partition.HeadSharing(l.Config.Architecture.NumKeyValueHeads))
 	}

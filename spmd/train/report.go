@@ -5,12 +5,15 @@ import (
 	"lockstep/spmd/mesh"
 )
 
-// At the end of a step all ranks exchange a report: the losses of their micro batches, whether they were told to stop, and the
-// auxiliary losses of their micro batches, of which each stage of a pipeline has those of its layers.
+// At the end of a step all ranks exchange a report: the losses of their micro batches, the host's part, and the auxiliary losses of
+// their micro batches, of which each stage of a pipeline has those of its layers.
+
+// hostReportLen is the length of the host's part of a report: whether the rank was told to stop, and model.Balancing's rounds.
+const hostReportLen = 2
 
 // reportWidth is the length of a rank's report.
 func (l *Layout) reportWidth() int {
-	return l.MyMicroBatches + 1 + l.MyMicroBatches*l.Model.AuxiliaryLosses()
+	return l.MyMicroBatches + hostReportLen + l.MyMicroBatches*l.Model.AuxiliaryLosses()
 }
 
 // shareReport exchanges the ranks' reports.
@@ -18,13 +21,17 @@ func (t *Trainer) shareReport(stop bool) device.Event {
 	me, n, width := t.Mesh.Rank, t.MyMicroBatches, t.reportWidth()
 	mine := t.placed.report.Narrow(0, me, me+1).Reshape(width)
 	t.Device.Copy(t.Stream, mine.Narrow(0, 0, n), t.placed.executor.Losses())
-	t.host.flag[0] = 0
+	t.host.mine = [hostReportLen]float64{}
 	if stop {
-		t.host.flag[0] = 1
+		t.host.mine[0] = 1
 	}
-	t.Device.Write(t.Stream, mine.Narrow(0, n, n+1).Region(), device.BytesOf(t.host.flag[:]))
+	if b := t.placed.balancing; b != nil {
+		t.host.mine[1] = float64(b.Rounds)
+	}
+	end := n + hostReportLen
+	t.Device.Write(t.Stream, mine.Narrow(0, n, end).Region(), device.BytesOf(t.host.mine[:]))
 	if auxiliary := t.placed.executor.AuxiliaryLosses(); !auxiliary.IsZero() {
-		t.Device.Copy(t.Stream, mine.Narrow(0, n+1, width), auxiliary.Reshape(width-n-1))
+		t.Device.Copy(t.Stream, mine.Narrow(0, end, width), auxiliary.Reshape(width-end))
 	}
 	return t.world.AllGather(t.placed.report.Region(), nil, t.Stream.Record())
 }
@@ -50,6 +57,14 @@ func (t *Trainer) readReport() (sum float64, stop bool, err error) {
 	return sum, stop, nil
 }
 
+// rounds returns the most rounds that any rank reports. The report has been read.
+func (t *Trainer) rounds() (most int) {
+	for at := t.MyMicroBatches + 1; at < len(t.host.report); at += t.reportWidth() {
+		most = max(most, int(t.host.report[at]))
+	}
+	return most
+}
+
 // reported returns number i of the reports of a pipeline stage that works on the micro batches of a data coordinate: ranks that
 // share sequences report parts of it, those that share matrices the same.
 func (t *Trainer) reported(data, stage, i int) (sum float64) {
@@ -67,7 +82,7 @@ func (t *Trainer) eachAuxiliary(f func(i int, loss float64)) {
 		for i := range t.MyMicroBatches * each {
 			loss := 0.0
 			for stage := range t.Mesh.Size(mesh.Pipeline) {
-				loss += t.reported(d, stage, t.MyMicroBatches+1+i) // one stage has the layer, the others a zero
+				loss += t.reported(d, stage, t.MyMicroBatches+hostReportLen+i) // one stage has the layer, the others a zero
 			}
 			f(i%each, loss)
 		}

@@ -76,9 +76,9 @@ type hostMemory struct {
 	step   int             // whose micro batches fill loads
 	fill   pipeline.Loader // of this rank's training data
 	add    func(ids []int32) error
-	flag   [1]float64 // 1 where this rank was told to stop
-	report []float64  // of all ranks
-	load   []float64  // of all ranks together
+	mine   [hostReportLen]float64
+	report []float64 // of all ranks
+	load   []float64 // of all ranks together
 	clip   [3]float64
 }
 

@@ -44,6 +44,7 @@ type Trainer struct {
 	world    collective.Group     // all ranks
 	data     collective.Group     // those that hold the same and work on other tokens
 	tensor   collective.Group     // those that share the layers' matrices
+	experts  collective.Group     // those that share the experts, nil where this rank has all
 	reducing [model.NumReducers]reducing
 	storage  []*device.Storage
 	placed   *placed
@@ -107,7 +108,8 @@ func (t *Trainer) openGroups() error {
 		}
 		*g.to = group.Blocking()
 	}
-	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data"} {
+	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data",
+		model.ExpertReplicas: "expert replicas"} {
 		group, err := t.World.NewGroup(name, t.reducers(model.Reducers(r)))
 		if err != nil {
 			return err
@@ -115,7 +117,11 @@ func (t *Trainer) openGroups() error {
 		t.reducing[r] = reducing{group: group.Blocking(), beside: group}
 	}
 	t.data = t.reducing[model.Replicas].group
-	return nil
+	var err error
+	if t.Mesh.ExpertSize() > 1 {
+		t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup())
+	}
+	return err
 }
 
 // openData opens the data sets.
@@ -152,6 +158,7 @@ func (t *Trainer) allocate() error {
 	if t.Mesh.Size(mesh.Tensor) > 1 {
 		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.sum
 	}
+	t.placed.context.Expert = t.experts
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
 	return t.Model.Bind(t.placed.weights, t.placed.frozen)
 }

@@ -1,0 +1,112 @@
+package train_test
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"lockstep/spmd/monitor"
+)
+
+// sameLoad compares the counts of assignments, which no layout changes.
+func sameLoad(t *testing.T, what string, want, got []monitor.Step) {
+	t.Helper()
+	for i, w := range want {
+		if g := got[i].Experts; g.MaxLoad != w.Experts.MaxLoad || g.MinLoad != w.Experts.MinLoad {
+			t.Errorf("%s: step %d loads experts with %g to %g of the mean, want %g to %g", what, w.Step, g.MinLoad, g.MaxLoad, w.Experts.MinLoad, w.Experts.MaxLoad)
+			return
+		}
+	}
+}
+
+// expertRuns are runs of models with experts: of all that depends on them something is in one of them.
+var expertRuns = []struct {
+	family    string
+	overrides []string
+}{
+	{"qwen3_moe", nil},
+	{"deepseek_v3", []string{"moe.bias_update_rate=0.01", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.01", "moe.z_loss_weight=0.001",
+		"train.mtp_loss_weight=0.3", "model.overrides.num_nextn_predict_layers=2"}},
+}
+
+// An expertLayout is a number of ranks, over how many of them experts are spread, and overrides.
+type expertLayout struct {
+	ranks, experts int
+	overrides      []string
+}
+
+func expertLayouts() (layouts []expertLayout, overrides []string) {
+	layouts = []expertLayout{{2, 2, []string{"recompute.mode=selective", "moe.dispatch_factor=1"}}, {4, 2, nil}}
+	if !*allLayouts {
+		return layouts, []string{"train.steps=4", "train.micro_batch_size=2"}
+	}
+	return append(layouts, expertLayout{4, 2, []string{"recompute.mode=full", "moe.dispatch_factor=1"}}, expertLayout{2, 2, nil},
+		expertLayout{8, 8, nil}, expertLayout{4, 4, []string{"moe.dispatch_factor=1"}}, expertLayout{8, 4, nil}), []string{"train.steps=20"}
+}
+
+// TestExpertsOverRanks spreads experts over ranks and compares with one rank, and with a repeat.
+func TestExpertsOverRanks(t *testing.T) {
+	layouts, short := expertLayouts()
+	for _, c := range expertRuns {
+		dir := t.TempDir()
+		run := func(name string, ranks int, overrides ...string) *memorySink {
+			overrides = slices.Concat(c.overrides, short, overrides)
+			return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 8), ranks, 1, overrides...)
+		}
+		want := run("one", 1)
+		for i, l := range layouts {
+			what := fmt.Sprintf("%s, experts over %d of %d ranks %s", c.family, l.experts, l.ranks, l.overrides)
+			overrides := append(l.overrides, fmt.Sprintf("parallel.expert=%d", l.experts))
+			got := run(what, l.ranks, overrides...)
+			nearNumbers(t, what, want.steps, got.steps)
+			sameLoad(t, what, want.steps[:1], got.steps[:1])
+			for i, v := range want.validations {
+				if g := got.validations[i]; math.Abs(g.Loss-v.Loss) > 2e-5*v.Loss {
+					t.Errorf("%s: validation loss %v, want %v", what, g.Loss, v.Loss)
+				}
+			}
+			rounds := slices.MaxFunc(got.steps, func(a, b monitor.Step) int { return a.Experts.Rounds - b.Experts.Rounds }).Experts.Rounds
+			if rounds == 0 || rounds == 1 && slices.Contains(l.overrides, "moe.dispatch_factor=1") {
+				t.Errorf("%s: %d rounds", what, rounds)
+			}
+			if i == 0 || *allLayouts {
+				sameNumbers(t, what+", again", got.steps, run(what+", again", l.ranks, overrides...).steps)
+			}
+		}
+	}
+}
+
+// TestExpertsOverRanksInRounds trains on a text of which all tokens go to the same experts.
+func TestExpertsOverRanksInRounds(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("a", 4096)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, ranks int, overrides ...string) *memorySink {
+		return runRanks(t, layoutText("qwen3_moe", filepath.Join(dir, name), 8), ranks, 1, append(overrides, "data.format=text", "data.tokenizer=bytes",
+			fmt.Sprintf("data.paths=[%q]", text), "train.steps=3")...)
+	}
+	want := run("one", 1)
+	got := run("four", 4, "parallel.expert=4", "moe.dispatch_factor=1")
+	nearNumbers(t, "a text of one letter", want.steps, got.steps)
+	if rounds := got.steps[0].Experts.Rounds; rounds < 2 {
+		t.Errorf("%d rounds, though 4 ranks send all their tokens to 3 experts", rounds)
+	}
+}
+
+// TestExpertsOverRanksWaitForEachOther runs on a device on which work that has not waited for what it needs fails.
+func TestExpertsOverRanksWaitForEachOther(t *testing.T) {
+	for _, c := range expertRuns {
+		dir := t.TempDir()
+		run := func(name string, open opener) *memorySink {
+			return runRanksOn(t, open, layoutText(c.family, filepath.Join(dir, name), 8), 4, 1, append(c.overrides, "parallel.expert=4", "moe.dispatch_factor=1",
+				"train.steps=1", "recompute.mode=full", "recompute.layers=2")...)
+		}
+		sameNumbers(t, c.family+" on the deferred device", run("cpu", openCPU).steps, run("deferred", openDeferred).steps)
+	}
+}
