@@ -34,7 +34,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 			}
 			j := w.launch(2, out).expect(0)
 			for _, name := range c.damaged {
-				j.says("a damaged checkpoint is skipped (checkpoint: "+out+"/checkpoints/"+name+")", name+": "+state)
+				j.says("a damaged checkpoint is skipped (checkpoint: "+out+"/checkpoints/"+name+")", name+": rank 0: "+state)
 			}
 			j.says("the run goes on from a checkpoint (step: ", "(from: "+out+"/checkpoints/"+c.from+")")
 			w.sameRun("want", out)
@@ -48,7 +48,7 @@ func TestNoSoundCheckpoint(t *testing.T) {
 	w := newWorkspace(t)
 	w.launch(2, "out", "run.stop_step=6").expect(0)
 	states, err := filepath.Glob(w.path("out", "checkpoints", "step-*", "state-*"))
-	if err != nil || len(states) != 2 {
+	if err != nil || len(states) != 4 { // of two ranks each
 		t.Fatalf("state files: %v, %v", states, err)
 	}
 	for _, path := range states {

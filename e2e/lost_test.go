@@ -85,7 +85,7 @@ func TestSuspendedRank(t *testing.T) {
 	}
 	ranks := j.ranks(4)
 	ranks[1].signal(syscall.SIGSTOP)
-	j.expect(1).says("no progress for 1s in all-", "rank 1 does not answer (stopped, or its process is stuck)", "launch: rank 1 failed first: ")
+	j.expect(1).says("no progress for 1s in ", "rank 1 does not answer (stopped, or its process is stuck)", "launch: rank 1 failed first: ")
 	for _, r := range ranks {
 		if !r.ended(0) {
 			t.Errorf("rank %d (process %d) is left", r.rank, r.pid)

@@ -120,6 +120,7 @@ type row struct {
 	LR             json.Number
 	ValidationLoss json.Number `json:"validation_loss"`
 	Perplexity     json.Number `json:"validation_perplexity"`
+	Stall          json.Number `json:"checkpoint_stall_ms"`
 }
 
 // metrics are the rows of a run by their steps. The last row of a step counts.
@@ -138,18 +139,21 @@ func (w *workspace) metrics(out string) metrics {
 	}
 	m := metrics{steps: map[int]row{}, validations: map[int]row{}}
 	for line := range bytes.Lines(text) {
-		m.lines++
 		var r row
 		if err := json.Unmarshal(line, &r); err != nil {
-			w.t.Fatalf("%s/metrics.jsonl:%d: %v", out, m.lines, err)
+			w.t.Fatalf("%s/metrics.jsonl: %s: %v", out, line, err)
 		}
+		if r.Stall != "" {
+			continue // how long steps waited for a checkpoint is no result
+		}
+		m.lines++
 		numbers, rows := []json.Number{r.ValidationLoss}, m.validations
 		if r.ValidationLoss == "" {
 			numbers, rows = []json.Number{r.Loss, r.GradNorm, r.LR}, m.steps
 		}
 		for _, n := range numbers {
 			if x, err := n.Float64(); err != nil || strconv.FormatFloat(x, 'g', -1, 64) != n.String() {
-				w.t.Fatalf("%s/metrics.jsonl:%d: %q is not the shortest form of a float64", out, m.lines, n)
+				w.t.Fatalf("%s/metrics.jsonl: row %d: %q is not the shortest form of a float64", out, m.lines, n)
 			}
 		}
 		rows[r.Step] = r
@@ -201,12 +205,22 @@ func (w *workspace) sameFiles(want, got string) {
 	}
 }
 
-// sameRun compares two finished runs: their numbers, their trained models, and the states of their last checkpoints.
+// sameRun compares two finished runs: their numbers, their trained models, and the states of their last checkpoints, which other
+// ranks may have written in other slices.
 func (w *workspace) sameRun(want, got string) {
 	w.t.Helper()
 	w.sameMetrics(want, got)
 	w.sameFiles(want+"/model", got+"/model")
-	w.sameFiles(want+"/checkpoints/"+w.latest(want), got+"/checkpoints/"+w.latest(got))
+	w.sameState(want, got)
+}
+
+// sameState compares what the last checkpoints of two runs hold.
+func (w *workspace) sameState(want, got string) {
+	w.t.Helper()
+	for _, out := range []string{want, got} {
+		w.spmd("export", out, out+".state", "--optimizer").expect(0)
+	}
+	w.sameFiles(want+".state", got+".state")
 }
 
 // latest returns the name of the newest complete checkpoint.

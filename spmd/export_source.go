@@ -129,7 +129,7 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 	if s.average {
 		prefix = train.AveragePrefix
 	}
-	weights := s.loaded.Part(prefix)
+	weights := s.loaded.Weights(prefix)
 	if len(weights.Names()) == 0 {
 		return s.noAverage()
 	}
@@ -138,7 +138,7 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 	}
 	s.moments = map[string]*checkpoint.Weights{}
 	for _, prefix := range optim.StatePrefixes() {
-		if part := s.loaded.Part(prefix); len(part.Names()) > 0 {
+		if part := s.loaded.Weights(prefix); len(part.Names()) > 0 {
 			s.moments[prefix] = part
 		}
 	}

@@ -5,42 +5,58 @@
 //
 //	checkpoints/
 //	  step-00000100/
-//	    state-00000.safetensors ...   the tensors: parameters, optimizer state
-//	    manifest.json                 the step, the record, and the size and SHA-256 of every state file
+//	    state-00000.safetensors ...   what each rank has written: slices of parameters and optimizer state
+//	    manifest.json                 the step, the record, where every slice of every tensor is, and the checksums
 //	    COMPLETE                      the SHA-256 of manifest.json
 //	  latest                          the name of the newest one, for people and scripts
 //
-// It is written under another name (step-00000100.partial), file by file, each synced to the disk, COMPLETE last, and then
-// renamed. Whatever moment a crash or a power failure picks, a directory named step-N is whole or, on a file system that
-// does not keep its promises, found damaged: COMPLETE vouches for the manifest and the manifest for every other byte, and
-// loading verifies both before it hands out a tensor. A damaged checkpoint is named, with the reason, and the one before
-// it is used.
+// Each rank writes slices of its own (see Divide), so that saving takes the time that one rank's part of the state takes. One
+// rank makes the directory and, once all others have put their files on the disk, writes the manifest. The directory has another name
+// until then (step-00000100.partial); every file is synced, COMPLETE is the last, and then it is renamed. Whatever moment a
+// crash or a power failure picks, a directory named step-N is whole or, on a file system that does not keep its promises,
+// found damaged: COMPLETE vouches for the manifest, and the manifest for every other byte, one MiB at a time. A damaged
+// checkpoint is named, with the reason, and the one before it is used.
+//
+// A tensor is its slices, wherever they are: whoever wants a slice of it, cut in whatever way, reads the bytes that it has in
+// common with those in the files, and verifies the checksums of just those MiB. So any layout of ranks goes on from a
+// checkpoint of any other. Ranks whose hosts share no disk write, and keep, checkpoints together: every host has the manifest
+// and its own ranks' files, and what others need of these is sent to them.
 package checkpoint
 
 import (
 	"fmt"
+	"io"
 	"slices"
 
-	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/shard"
 )
 
-// A Tensor is a tensor of a loaded checkpoint, row-major and little-endian.
-type Tensor struct {
+// A Part is a slice of a tensor that a rank holds, or wants.
+type Part struct {
 	Name  string
-	DType device.DType
-	// Shape has one entry per dimension; a scalar has none.
-	Shape []int
-	Data  []byte
+	DType safetensors.DType
+	Slice shard.Slice
 }
 
-// A Snapshot is the state of a run after a step, as it is saved.
+// bytes returns the size of n elements.
+func (p Part) bytes(n int) int { return n * p.DType.Bits() / 8 }
+
+// A Piece is a slice of a tensor with its elements, to be saved.
+type Piece struct {
+	Part
+	// Data writes the elements, row-major and little-endian. It is called while the save runs, so that the state need not
+	// be in memory a second time, unless it goes on to change meanwhile.
+	Data func(w io.Writer) error
+}
+
+// A Snapshot is one rank's part of the state of a run after a step, as it is saved.
 type Snapshot struct {
-	Step   int
+	Step int
+	// Record is that of the run; rank 0's counts.
 	Record Record
-	// Tensors have distinct names. Their order is kept. Their data is written while the save runs, so that the state need
-	// not be in memory a second time, unless it goes on to change meanwhile.
-	Tensors []safetensors.Tensor
+	// Pieces have distinct names. Their order is kept.
+	Pieces []Piece
 }
 
 // A Record lists what decides a run's numbers, such as the seed, the number of gradient lanes, the fingerprint of the data
@@ -103,11 +119,14 @@ func (s *Snapshot) check() error {
 		keys[e.Key] = true
 	}
 	names := map[string]bool{}
-	for _, t := range s.Tensors {
-		if names[t.Name] {
-			return fmt.Errorf("tensor %q occurs twice", t.Name)
+	for _, p := range s.Pieces {
+		if names[p.Name] {
+			return fmt.Errorf("tensor %q occurs twice", p.Name)
 		}
-		names[t.Name] = true
+		names[p.Name] = true
+		if err := p.Slice.Check(); err != nil {
+			return fmt.Errorf("tensor %q: %w", p.Name, err)
+		}
 	}
 	return nil
 }

@@ -13,32 +13,57 @@ import (
 
 	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint/safetensors"
+	"lockstep/spmd/shard"
 )
 
 // snapshot returns the state of a step. version tells apart two states of one step. Its size depends on the step.
 func snapshot(step, version int) *Snapshot {
 	s := &Snapshot{Step: step, Record: Record{{"run.seed", "42"}, {"version", strconv.Itoa(version)}}}
 	for _, t := range state(step, version) {
-		s.Tensors = append(s.Tensors, saved(t))
+		s.Pieces = append(s.Pieces, t.piece(t.all()))
 	}
 	return s
 }
 
-// saved returns a tensor in memory as it is handed to a store.
-func saved(t Tensor) safetensors.Tensor {
-	return safetensors.Tensor{Name: t.Name, DType: safetensors.FromDevice(t.DType), Shape: t.Shape, Data: safetensors.Bytes(t.Data)}
+// A memory is a tensor in memory, whole.
+type memory struct {
+	name  string
+	dtype safetensors.DType
+	shape []int
+	data  []byte
+}
+
+// all is the whole tensor as a slice.
+func (m memory) all() shard.Slice { return shard.All(m.shape...) }
+
+// part describes a slice of the tensor.
+func (m memory) part(s shard.Slice) Part { return Part{m.name, m.dtype, s} }
+
+// elements returns those of a slice.
+func (m memory) elements(s shard.Slice) []byte {
+	size := m.dtype.Bits() / 8
+	out := make([]byte, 0, s.Len()*size)
+	for r := range s.Runs() {
+		out = append(out, m.data[r.Whole*size:(r.Whole+r.Len)*size]...)
+	}
+	return out
+}
+
+// piece is a slice of the tensor as it is handed to a store.
+func (m memory) piece(s shard.Slice) Piece {
+	return Piece{m.part(s), safetensors.Bytes(m.elements(s))}
 }
 
 // state returns the tensors of snapshot.
-func state(step, version int) []Tensor {
+func state(step, version int) []memory {
 	weights := make([]float32, 10+step)
 	for i := range weights {
 		weights[i] = float32(step) + float32(version)/10 + float32(i)/1000
 	}
-	return []Tensor{
-		{"w", device.Float32, []int{len(weights)}, device.BytesOf(weights)},
-		{"count", device.Int64, nil, device.BytesOf([]int64{int64(step)})},
-		{"empty", device.BFloat16, []int{0, 3}, nil},
+	return []memory{
+		{"w", safetensors.F32, []int{len(weights)}, device.BytesOf(weights)},
+		{"count", safetensors.I64, nil, device.BytesOf([]int64{int64(step)})},
+		{"empty", safetensors.BF16, []int{0, 3}, nil},
 	}
 }
 
@@ -50,17 +75,27 @@ func checkLoaded(t *testing.T, l *Loaded) (version int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := snapshot(l.Step, version)
-	if fmt.Sprint(l.Record) != fmt.Sprint(want.Record) || len(l.tensors) != len(want.Tensors) {
+	want := state(l.Step, version)
+	if fmt.Sprint(l.Record) != fmt.Sprint(snapshot(l.Step, version).Record) || len(l.tensors) != len(want) {
 		t.Fatalf("%s: record %v, %d tensors", l.Dir, l.Record, len(l.tensors))
 	}
-	for _, w := range state(l.Step, version) {
-		got, ok := l.Tensor(w.Name)
-		if !ok || got.DType != w.DType || fmt.Sprint(got.Shape) != fmt.Sprint(w.Shape) || !bytes.Equal(got.Data, w.Data) {
-			t.Fatalf("%s: tensor %s is %v, expected %v", l.Dir, w.Name, got, w)
-		}
+	for _, w := range want {
+		checkPart(t, l, w, w.all())
 	}
 	return version
+}
+
+// checkPart makes sure that a checkpoint has a slice of a tensor.
+func checkPart(t *testing.T, l *Loaded, m memory, s shard.Slice) {
+	t.Helper()
+	got := make([]byte, m.part(s).bytes(s.Len()))
+	err := l.Read([]Part{m.part(s)}, func(_, at int, elements []byte) error {
+		copy(got[m.part(s).bytes(at):], elements)
+		return nil
+	})
+	if want := m.elements(s); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("%s: %v of tensor %s is %v (%v), expected %v", l.Dir, s, m.name, got, err, want)
+	}
 }
 
 // newest loads the newest checkpoint and returns its step and version, 0 when there is none.
@@ -80,11 +115,10 @@ func newest(t *testing.T, s *Store) (step, version int) {
 // open opens a store for writing that syncs nothing, which saves most of the tests' time.
 func open(t *testing.T, dir string, keep int) *Store {
 	t.Helper()
-	s, err := openStore(newFaultyFS(t, failOnce, 0), dir, keep, nil)
+	s, err := openStore(newFaultyFS(t, failOnce, 0), dir, Options{Keep: keep})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.fileBytes = 40 // two state files
 	t.Cleanup(func() { s.Close() })
 	return s
 }
@@ -261,7 +295,7 @@ func modelVersion(t *testing.T, dir string) byte {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if got := w.tensors["w"].bytes(); !bytes.Equal(got, bytes.Repeat(version, 3)) {
+	if got := all(t, w.tensors["w"]); !bytes.Equal(got, bytes.Repeat(version, 3)) {
 		t.Fatalf("version %d has weights %v", version, got)
 	}
 	if config, err := os.ReadFile(filepath.Join(dir, configName)); err != nil || !strings.Contains(string(config), "llama") {

@@ -44,12 +44,12 @@ func TestDamageIsFoundAndSkipped(t *testing.T) {
 	save(t, w, 2, 1)
 	var log bytes.Buffer
 	s := OpenReadOnly(dir, slog.New(slog.NewTextHandler(&log, nil)))
-	files := globIn(s.path(2), "*")
-	if fmt.Sprint(files) != "[COMPLETE manifest.json state-00000.safetensors state-00001.safetensors]" {
+	files := globIn(s.Path(2), "*")
+	if fmt.Sprint(files) != "[COMPLETE manifest.json state-00000.safetensors]" {
 		t.Fatalf("a checkpoint has the files %v", files)
 	}
 	for _, name := range files {
-		path := filepath.Join(s.path(2), name)
+		path := filepath.Join(s.Path(2), name)
 		sound, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -63,7 +63,7 @@ func TestDamageIsFoundAndSkipped(t *testing.T) {
 			if step, _ := newest(t, s); step != 1 {
 				t.Errorf("%s, %s: step %d was used", name, what, step)
 			}
-			if text := log.String(); !strings.Contains(text, s.path(2)) || !strings.Contains(text, name) {
+			if text := log.String(); !strings.Contains(text, s.Path(2)) || !strings.Contains(text, name) {
 				t.Errorf("%s, %s: the log does not name it: %s", name, what, text)
 			}
 			if sizeChanged := len(spoilt) != len(sound); sizeChanged && s.looksWhole(2) {
@@ -92,7 +92,7 @@ func TestNoSoundCheckpointIsAnError(t *testing.T) {
 	s := open(t, t.TempDir(), 1)
 	save(t, s, 1, 1)
 	save(t, s, 2, 1)
-	state := filepath.Join(s.path(2), "state-00000.safetensors")
+	state := filepath.Join(s.Path(2), "state-00000.safetensors")
 	if err := os.WriteFile(state, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -17,13 +17,14 @@ var errFault = errors.New("planted fault")
 type fault int
 
 const (
-	failOnce  fault = iota // the operation fails, as on a full disk, and later ones work
-	powerLoss              // nothing happens any more, and what was not synced is lost: half of a file's contents, and names
-	lateNames              // the same, but only the contents are lost
+	failOnce   fault = iota // the operation fails, as on a full disk, and later ones work
+	powerLoss               // nothing happens any more, and what was not synced is lost: half of a file's contents, and names
+	lateNames               // the same, but only the contents are lost
+	rankKilled              // the rank whose operation it is does nothing any more, and the job fails
 )
 
 func (f fault) String() string {
-	return [...]string{"an operation fails", "power is lost", "power is lost, names are kept"}[f]
+	return [...]string{"an operation fails", "power is lost", "power is lost, names are kept", "a rank is killed"}[f]
 }
 
 // faultyFS is the disk, without the time that syncing takes, with a fault at operation number at (from 1, 0 for none). It
@@ -37,6 +38,8 @@ type faultyFS struct {
 	trash      string          // removed things stay here, so that a removal can be lost; made when needed
 	contents   map[string]bool // files with contents that are not synced
 	names      []nameChange    // in directories that are not synced
+	room       *room           // where several ranks have the same disk
+	killed     int             // the rank that was killed, from 1
 }
 
 // nameChange is a change of a directory: to appeared (from is empty), from disappeared into to, or both changed places.
@@ -54,7 +57,23 @@ func (f *faultyFS) tripped() bool { return f.at > 0 && f.count >= f.at }
 // step counts an operation and says whether it fails.
 func (f *faultyFS) step() error {
 	f.count++
+	if f.mode == rankKilled {
+		return f.kill()
+	}
 	if f.count == f.at || f.tripped() && f.mode != failOnce {
+		return errFault
+	}
+	return nil
+}
+
+// kill makes the operations of a killed rank fail.
+func (f *faultyFS) kill() error {
+	f.room.mu.Lock()
+	defer f.room.mu.Unlock()
+	if f.count == f.at {
+		f.killed, f.room.broken = f.room.turn+1, errFault
+	}
+	if f.killed == f.room.turn+1 {
 		return errFault
 	}
 	return nil
@@ -160,7 +179,7 @@ func (f *faultyFS) moved(from, to string) {
 
 // crash makes the disk look as it does after the fault.
 func (f *faultyFS) crash() {
-	if f.mode == failOnce {
+	if f.mode == failOnce || f.mode == rankKilled {
 		return
 	}
 	for path := range f.contents {

@@ -138,10 +138,11 @@ func (w *Weights) openShards() error {
 			w.files = append(w.files, f)
 		}
 		info, ok := f.Info(name)
+		span, _ := f.Span(name)
 		if !ok {
 			return fmt.Errorf("%s says that tensor %q is in %s, which does not have it; index and shards are of different models, download both again", indexName, name, shard)
 		}
-		w.tensors[name] = stored{name: name, path: f.Path(), dtype: info.DType, shape: info.Shape, parts: [][]byte{f.Bytes(name)}}
+		w.tensors[name] = stored{name: name, path: f.Path(), dtype: info.DType, shape: info.Shape, parts: extents(f, span)}
 	}
 	return nil
 }
@@ -199,9 +200,9 @@ func (w *Weights) Over(base *Weights) *Weights {
 }
 
 // Fingerprint returns a digest of all tensors: their names, types, shapes and elements. It reads them all.
-func (w *Weights) Fingerprint() string {
+func (w *Weights) Fingerprint() (string, error) {
 	names := w.Names()
-	sums := make([][sha256.Size]byte, len(names))
+	sums, errs := make([][sha256.Size]byte, len(names)), make([]error, len(names))
 	limit := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var all sync.WaitGroup
 	for i, name := range names {
@@ -210,9 +211,7 @@ func (w *Weights) Fingerprint() string {
 			defer func() { <-limit }()
 			t, h := w.tensors[name], sha256.New()
 			fmt.Fprintf(h, "%q %s %v\n", name, t.dtype, t.shape)
-			for _, p := range t.parts {
-				h.Write(p)
-			}
+			errs[i] = t.copyTo(h)
 			h.Sum(sums[i][:0])
 		})
 	}
@@ -221,7 +220,7 @@ func (w *Weights) Fingerprint() string {
 	for _, sum := range sums {
 		whole.Write(sum[:])
 	}
-	return fmt.Sprintf("%.16x", whole.Sum(nil))
+	return fmt.Sprintf("%.16x", whole.Sum(nil)), errors.Join(errs...)
 }
 
 // Close unmaps the weights.

@@ -1,68 +1,14 @@
 package checkpoint
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"sync"
-
-	"lockstep/spmd/checkpoint/mindspore"
-	"lockstep/spmd/checkpoint/safetensors"
 )
 
 // ErrNone is what Newest returns for a store without checkpoints.
 var ErrNone = errors.New("there is no checkpoint")
-
-// A Loaded is a checkpoint that has been found sound. Its tensors are memory-mapped until Close.
-type Loaded struct {
-	// Dir is the checkpoint's directory.
-	Dir     string
-	Step    int
-	Record  Record
-	files   []tensorFile
-	tensors map[string]stored
-}
-
-// Tensor returns the named tensor. ok is false when the checkpoint does not have it.
-func (l *Loaded) Tensor(name string) (t Tensor, ok bool) {
-	s, ok := l.tensors[name]
-	if !ok {
-		return Tensor{}, false
-	}
-	return Tensor{Name: s.name, DType: s.dtype.Device(), Shape: s.shape, Data: s.bytes()}, true
-}
-
-// Part returns the tensors whose names begin with prefix, such as "weight/", without it. Close does nothing to them; they are
-// there until the checkpoint is closed.
-func (l *Loaded) Part(prefix string) *Weights {
-	w := &Weights{dir: l.Dir, tensors: map[string]stored{}}
-	for name, t := range l.tensors {
-		if short, ok := strings.CutPrefix(name, prefix); ok {
-			t.name = short
-			w.tensors[short] = t
-		}
-	}
-	return w
-}
-
-// Close unmaps the tensors.
-func (l *Loaded) Close() error {
-	var err error
-	for _, f := range l.files {
-		if f != nil { // a file that was not sound is not open
-			err = errors.Join(err, f.Close())
-		}
-	}
-	l.files, l.tensors = nil, nil
-	return err
-}
 
 // NewestStep returns the step of the newest checkpoint that looks whole: the marker, the manifest and the sizes of the
 // files agree, their contents are not read. found is false when there is none. It is cheap enough for every rank, to agree
@@ -81,18 +27,19 @@ func (s *Store) NewestStep() (step int, found bool, err error) {
 }
 
 func (s *Store) looksWhole(step int) bool {
-	root, err := os.OpenRoot(s.path(step))
+	root, err := os.OpenRoot(s.Path(step))
 	if err != nil {
 		return false
 	}
 	defer root.Close()
-	_, err = inspect(root)
-	return err == nil
+	_, missing, err := inspect(root)
+	// Where there are several file systems, others have what is missing here.
+	return err == nil && (len(missing) == 0 || s.leaders > 1)
 }
 
 // Load verifies and opens the checkpoint of a step.
 func (s *Store) Load(step int) (*Loaded, error) {
-	l, err := LoadDir(s.path(step))
+	l, err := LoadDir(s.Path(step))
 	if err != nil {
 		return nil, err
 	}
@@ -134,15 +81,15 @@ func (s *Store) newest() (l *Loaded, again bool, err error) {
 		if gone {
 			return nil, true, nil
 		}
-		s.log.Warn("a damaged checkpoint is skipped", "checkpoint", s.path(step), "reason", err)
+		s.Log.Warn("a damaged checkpoint is skipped", "checkpoint", s.Path(step), "reason", err)
 		reasons = errors.Join(reasons, err)
 	}
-	return nil, false, fmt.Errorf("none of the %d checkpoints in %s is sound; restore one, or start anew in another run.output_dir: %w", len(steps), s.dir, reasons)
+	return nil, false, noneSound(s.dir, len(steps), reasons)
 }
 
 // loadUnlessGone is Load that tells a checkpoint which was removed or replaced meanwhile from one that is damaged.
 func (s *Store) loadUnlessGone(step int) (l *Loaded, gone bool, err error) {
-	path := s.path(step)
+	path := s.Path(step)
 	// As long as it is open, the directory's inode cannot become that of another, and comparing the two is safe.
 	d, err := os.Open(path)
 	if err != nil {
@@ -161,88 +108,44 @@ func (s *Store) loadUnlessGone(step int) (l *Loaded, gone bool, err error) {
 // with its checksum. The error says what is damaged.
 func LoadDir(dir string) (*Loaded, error) {
 	fail := func(err error) (*Loaded, error) { return nil, fmt.Errorf("checkpoint %s: %w", dir, err) }
-	root, err := os.OpenRoot(dir)
+	root, err := openDir(dir)
 	if err != nil {
 		return fail(err)
 	}
 	defer root.Close()
-	m, err := inspect(root)
-	if errors.Is(err, fs.ErrNotExist) && isStore(dir) {
-		return fail(fmt.Errorf("this directory holds checkpoints and is none; name one of its %s... directories", stepPrefix))
+	m, missing, err := inspect(root)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("%s is missing, and %d files in all; where they are on other hosts, copy them here", m.Files[missing[0]].Name, len(missing))
 	}
 	if err != nil {
 		return fail(err)
 	}
-	l := &Loaded{Dir: dir, Step: m.Step, Record: m.Record, files: make([]tensorFile, len(m.Files)), tensors: map[string]stored{}}
-	if err = l.open(root, m); err != nil {
+	l, err := newLoaded(dir, m)
+	if err != nil {
+		return fail(err)
+	}
+	if err = l.openFiles(root); err == nil {
+		err = l.Verify()
+	}
+	if err == nil && m.Version == 1 {
+		err = l.readHeaders()
+	}
+	if err != nil {
 		return fail(errors.Join(err, l.Close()))
 	}
 	return l, nil
 }
 
+// openDir opens the directory of a checkpoint.
+func openDir(dir string) (*os.Root, error) {
+	root, err := os.OpenRoot(dir)
+	if err == nil && !exists(filepath.Join(dir, manifestName)) && isStore(dir) {
+		return nil, errors.Join(fmt.Errorf("this directory holds checkpoints and is none; name one of its %s... directories", stepPrefix), root.Close())
+	}
+	return root, err
+}
+
 // isStore reports whether dir has checkpoints in it, or in its sub-directory checkpoints.
 func isStore(dir string) bool {
 	return len(globIn(dir, stepPrefix+"*")) > 0 || len(globIn(filepath.Join(dir, "checkpoints"), stepPrefix+"*")) > 0
-}
-
-// open verifies and maps all state files, as many at a time as there are cores, and lists their tensors.
-func (l *Loaded) open(root *os.Root, m *manifest) error {
-	errs := make([]error, len(m.Files))
-	tensors := make([][]stored, len(m.Files))
-	limit := make(chan struct{}, runtime.GOMAXPROCS(0))
-	var all sync.WaitGroup
-	for i, entry := range m.Files {
-		all.Go(func() {
-			limit <- struct{}{}
-			defer func() { <-limit }()
-			l.files[i], tensors[i], errs[i] = openVerified(root, entry)
-		})
-	}
-	all.Wait()
-	for _, list := range tensors {
-		for _, t := range list {
-			if _, ok := l.tensors[t.name]; ok {
-				errs = append(errs, fmt.Errorf("%s: tensor %q is in an earlier file too", t.path, t.name))
-			}
-			l.tensors[t.name] = t
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// openVerified maps a state file whose bytes have the checksum that the manifest gives. The bytes are read, not taken from
-// the mapping, because a bad sector is an error for a read and a fault for a mapping.
-func openVerified(root *os.Root, entry fileEntry) (tensorFile, []stored, error) {
-	f, err := root.Open(entry.Name)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	n, err := io.CopyBuffer(sum, struct{ io.Reader }{f}, make([]byte, chunkBytes))
-	if err != nil {
-		return nil, nil, err
-	}
-	if n != entry.Size {
-		return nil, nil, fmt.Errorf("%s has %d bytes, expected %d", entry.Name, n, entry.Size)
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != entry.SHA256 {
-		return nil, nil, fmt.Errorf("%s does not have the checksum that was recorded when it was written: SHA-256 %s, expected %s", entry.Name, got, entry.SHA256)
-	}
-	if strings.HasSuffix(entry.Name, ckptSuffix) {
-		c, err := mindspore.Map(f)
-		if err != nil {
-			return nil, nil, err
-		}
-		tensors := storedMindSpore(c)
-		for i := range tensors {
-			tensors[i].name = stateName(tensors[i].name)
-		}
-		return c, tensors, nil
-	}
-	st, err := safetensors.Map(f)
-	if err != nil {
-		return nil, nil, err
-	}
-	return st, storedSafetensors(st), nil
 }

@@ -57,6 +57,16 @@ func written(t *testing.T, dir string, m Model) *Weights {
 	return w
 }
 
+// all returns a tensor's elements.
+func all(t *testing.T, s stored) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.copyTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // compareWeights expects two sets of weights to be the same bytes.
 func compareWeights(t *testing.T, want, got *Weights) {
 	t.Helper()
@@ -64,8 +74,8 @@ func compareWeights(t *testing.T, want, got *Weights) {
 		t.Fatalf("there is %v, want %v", got.Names(), want.Names())
 	}
 	for name, w := range want.tensors {
-		if g := got.tensors[name]; g.dtype != w.dtype || !slices.Equal(g.shape, w.shape) || !bytes.Equal(g.bytes(), w.bytes()) {
-			t.Errorf("%s is %s%v %v, want %s%v %v", name, g.dtype, g.shape, g.bytes(), w.dtype, w.shape, w.bytes())
+		if g := got.tensors[name]; g.dtype != w.dtype || !slices.Equal(g.shape, w.shape) || !bytes.Equal(all(t, g), all(t, w)) {
+			t.Errorf("%s is %s%v %v, want %s%v %v", name, g.dtype, g.shape, all(t, g), w.dtype, w.shape, all(t, w))
 		}
 	}
 }
@@ -79,7 +89,8 @@ func TestMindSporeDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fused.tensors["decoder.layers.0.self_attention.linear_qkv.bias"].bytes(); len(fused.tensors) != 8 || got[8] != want.tensors["model.layers.0.self_attn.k_proj.bias"].bytes()[0] {
+	got, key := all(t, fused.tensors["decoder.layers.0.self_attention.linear_qkv.bias"]), all(t, want.tensors["model.layers.0.self_attn.k_proj.bias"])
+	if len(fused.tensors) != 8 || got[8] != key[0] {
 		t.Errorf("fused: %v, qkv bias %v", fused.Names(), got)
 	}
 	for _, format := range []Format{Ckpt, MindSporeSafetensors} {
@@ -155,8 +166,16 @@ func TestFusingRefuses(t *testing.T) {
 	}
 }
 
+// inMemory is a source.
+type inMemory []byte
+
+func (m inMemory) readAt(p []byte, at int) error {
+	copy(p, m[at:])
+	return nil
+}
+
 func TestStoredParts(t *testing.T) {
-	x := stored{name: "x", dtype: safetensors.F32, shape: []int{3, 1}, parts: [][]byte{{0, 0, 128, 63}, {0, 0, 0, 64, 0, 0, 64, 64}}}
+	x := stored{name: "x", dtype: safetensors.F32, shape: []int{3, 1}, parts: []extent{{inMemory{0, 0, 128, 63}, 0, 4}, {inMemory{9, 0, 0, 0, 64, 0, 0, 64, 64}, 1, 8}}}
 	values := make([]float32, 2)
 	if err := x.readAt(1, values); err != nil || fmt.Sprint(values) != "[2 3]" {
 		t.Errorf("read %v, %v", values, err)
@@ -164,7 +183,7 @@ func TestStoredParts(t *testing.T) {
 	if err := x.readAt(0, values); err != nil || fmt.Sprint(values) != "[1 2]" {
 		t.Errorf("read %v, %v", values, err)
 	}
-	if got := fmt.Sprint(x.rows(0, 2)); got != "[[0 0 128 63] [0 0 0 64]]" {
+	if got := fmt.Sprint(x.rows(0, 2)); got != "[{[0 0 128 63] 0 4} {[9 0 0 0 64 0 0 64 64] 1 4}]" {
 		t.Errorf("rows %s", got)
 	}
 	var b bytes.Buffer

@@ -2,11 +2,8 @@ package checkpoint
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -14,58 +11,89 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
-
-	"lockstep/spmd/checkpoint/safetensors"
 )
 
 const (
 	stepPrefix = "step-"
 	latestName = "latest"
-	// stateFileBytes is the size from which on a further state file is begun. Several files are verified on several
-	// cores.
-	stateFileBytes = 1 << 30
+	// fetchedName is the directory for what other hosts have sent of a checkpoint.
+	fetchedName = "fetched"
 )
 
-// A Store is a directory of training checkpoints. Its methods are safe for concurrent use; loading does not wait for
-// saving.
+// Options say what a Store does.
+type Options struct {
+	// Keep is how many of the newest checkpoints stay after a save, all of them if it is less than 1. Beyond them stay those of
+	// steps that KeepEvery divides, if it is at least 1.
+	Keep, KeepEvery int
+	// Format is that of the state files: Ckpt, or HuggingFace's safetensors. Both are read.
+	Format Format
+	// Peers are the ranks that keep the store together; nil stands for this process alone.
+	Peers Peers
+	// Pause is how often a rank that is busy says so to those that wait for it, less than they wait for anyone; 0 means 5
+	// seconds.
+	Pause time.Duration
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// A Store is a directory of training checkpoints, or several on hosts that share no disk. Its methods are safe for concurrent use,
+// but for those that the Peers call together; loading does not wait for saving.
 type Store struct {
-	dir       string
-	keep      int
-	log       *slog.Logger
-	fsys      fileSystem
-	fileBytes int
-	format    Format // of the state files: HuggingFace, which is safetensors, or Ckpt
-	// saving holds a token while a save runs. Who has put it there owns the fields below.
+	Options
+	dir    string
+	peers  Peers
+	fsys   fileSystem
+	chunk  int // of what is verified at once, in bytes
+	writes bool
+	// leaders is how many file systems there are: each has a leader.
+	leaders int
+	// saving holds a token while a save runs.
 	saving chan struct{}
-	// lock is the open directory whose lock makes this store the only writer, nil for a store that only reads.
-	lock   *os.File
-	failed error // of the asynchronous saves since the last Wait
+	// lock is the open directory whose lock makes this store the only writer, of a leader; else nil.
+	lock *os.File
 }
 
-// Open opens the store in dir for writing, makes dir if need be, and removes what a crash has left there. One process at a
-// time may have it open for writing. After each save, only the newest keep checkpoints stay, all of them if keep is less
-// than 1. State files are written in the given format, Ckpt or HuggingFace's safetensors; both are read. log may be nil.
-func Open(dir string, keep int, format Format, log *slog.Logger) (*Store, error) {
-	s, err := openStore(disk{}, dir, keep, log)
-	if err == nil {
-		s.format = format
-	}
-	return s, err
-}
+// Open opens the store in dir for writing, makes dir if need be, and removes what a crash has left there. One job at a time may
+// have it open for writing. All Peers call it.
+func Open(dir string, o Options) (*Store, error) { return openStore(disk{}, dir, o) }
 
-func openStore(fsys fileSystem, dir string, keep int, log *slog.Logger) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("opening checkpoints: %w", err)
+func openStore(fsys fileSystem, dir string, o Options) (*Store, error) {
+	s := OpenReadOnly(dir, o.Log)
+	s.fsys, s.Options, s.writes = fsys, o, true
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
 	}
-	s := OpenReadOnly(dir, log)
-	s.fsys, s.keep = fsys, keep
-	if err := s.acquireLock(); err != nil {
-		return nil, fmt.Errorf("opening checkpoints in %s: %w", dir, err)
+	if s.Pause == 0 {
+		s.Pause = defaultPause
 	}
-	if err := errors.Join(s.recover(), s.fsys.syncDir(filepath.Dir(dir))); err != nil {
+	if o.Peers != nil {
+		s.peers = o.Peers
+	}
+	ctx := context.Background()
+	fail := func(err error) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("opening checkpoints in %s: %w", dir, err), s.Close())
+	}
+	if err := agree(ctx, s, func() error { return os.MkdirAll(dir, 0o755) }); err != nil {
+		return fail(err)
+	}
+	leads, err := s.elect(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	err = agree(ctx, s, func() error {
+		if !leads {
+			return nil
+		}
+		if err := s.acquireLock(); err != nil {
+			return err
+		}
+		return errors.Join(s.recover(), s.fsys.syncDir(filepath.Dir(dir)))
+	})
+	if err != nil {
+		return fail(err)
 	}
 	return s, nil
 }
@@ -76,7 +104,7 @@ func OpenReadOnly(dir string, log *slog.Logger) *Store {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{dir: dir, log: log, fsys: disk{}, fileBytes: stateFileBytes, saving: make(chan struct{}, 1)}
+	return &Store{Options: Options{Log: log}, dir: dir, peers: alone{}, fsys: disk{}, chunk: chunkBytes, leaders: 1, saving: make(chan struct{}, 1)}
 }
 
 // acquireLock makes this store the directory's only writer. The kernel lets go of the lock when the process ends.
@@ -104,11 +132,12 @@ func (s *Store) recover() error {
 	for _, e := range entries {
 		name, isPartial := strings.CutSuffix(e.Name(), partialSuffix)
 		name, isPrevious := strings.CutSuffix(name, previousSuffix)
-		_, isStep := parseStep(name)
-		if !(isPartial || isPrevious) || !(isStep || name == latestName) {
+		_, ours := parseStep(name)
+		ours = ours || name == latestName || name == fetchedName || strings.HasPrefix(name, electionPrefix)
+		if !ours || !isPartial && !isPrevious {
 			continue
 		}
-		s.log.Info("removing what an interrupted save has left", "path", filepath.Join(s.dir, e.Name()))
+		s.Log.Info("removing what an interrupted save has left", "path", filepath.Join(s.dir, e.Name()))
 		if err := recoverDir(s.fsys, filepath.Join(s.dir, name)); err != nil {
 			return err
 		}
@@ -127,7 +156,7 @@ func (s *Store) recover() error {
 	return s.setLatest(stepName(step))
 }
 
-// Close waits for a save in flight, returns what Wait would, and lets another writer in.
+// Close waits for a save in flight and lets another writer in.
 func (s *Store) Close() error {
 	s.saving <- struct{}{}
 	defer func() { <-s.saving }()
@@ -135,180 +164,38 @@ func (s *Store) Close() error {
 		s.lock.Close()
 		s.lock = nil
 	}
-	return s.takeFailures()
+	s.writes = false
+	return nil
 }
 
-// Save writes a checkpoint and returns when it is on the disk and the ones beyond keep are gone. A checkpoint of the same
-// step is replaced. On an error, a cancelled context included, the older checkpoints are untouched and nothing is left.
+// Save writes a checkpoint and returns when it is on the disk and the ones beyond Keep are gone. A checkpoint of the same
+// step is replaced. On an error, ctx done while this rank writes included, the older checkpoints are untouched and nothing is left.
+// All Peers call it, and get the same error.
 func (s *Store) Save(ctx context.Context, snapshot *Snapshot) error {
-	select {
-	case s.saving <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("saving a checkpoint of step %d: %w", snapshot.Step, context.Cause(ctx))
-	}
+	s.saving <- struct{}{}
 	defer func() { <-s.saving }()
 	return s.save(ctx, snapshot)
 }
 
-// SaveAsync is Save in the background. It first waits for the save in flight, if there is one. A failure is logged, and
-// returned by the next Wait or Close. The snapshot must stay as it is until then.
-func (s *Store) SaveAsync(snapshot *Snapshot) {
+// SaveAsync is Save in the background, which calls ended with its error. It first waits for the save in flight, if there is one.
+// The snapshot must stay as it is until the save has ended.
+func (s *Store) SaveAsync(snapshot *Snapshot, ended func(error)) {
 	s.saving <- struct{}{}
 	go func() {
 		defer func() { <-s.saving }()
-		if err := s.save(context.Background(), snapshot); err != nil {
-			s.log.Error("checkpoint failed", "error", err)
-			s.failed = errors.Join(s.failed, err)
-		}
+		ended(s.save(context.Background(), snapshot))
 	}()
 }
 
-// Wait waits for the save in flight and returns the errors of all asynchronous saves since the last Wait.
-func (s *Store) Wait() error {
+// Wait waits for the save in flight.
+func (s *Store) Wait() {
 	s.saving <- struct{}{}
-	defer func() { <-s.saving }()
-	return s.takeFailures()
-}
-
-// takeFailures returns failed and clears it. Like everything that saves, it runs with the token in saving.
-func (s *Store) takeFailures() error {
-	err := s.failed
-	s.failed = nil
-	return err
-}
-
-func (s *Store) save(ctx context.Context, snapshot *Snapshot) error {
-	final := s.path(snapshot.Step)
-	partial := final + partialSuffix
-	fail := func(err error) error { return fmt.Errorf("saving checkpoint %s: %w", final, err) }
-	if s.lock == nil {
-		return fail(errors.New("the store is open for reading only"))
-	}
-	if err := snapshot.check(); err != nil {
-		return fail(err)
-	}
-	if err := recoverDir(s.fsys, final); err != nil { // of a save that failed earlier
-		return fail(err)
-	}
-	if err := s.write(ctx, partial, snapshot); err != nil {
-		return fail(errors.Join(err, removeTree(s.fsys, partial)))
-	}
-	leftover, err := replaceDir(s.fsys, partial, final)
-	if err != nil {
-		return fail(err) // the next Open removes what is left
-	}
-	if err := s.setLatest(filepath.Base(final)); err != nil {
-		return fail(fmt.Errorf("it is complete, but %s could not be updated: %w", latestName, err))
-	}
-	// The state is safe. Old checkpoints that cannot be removed are no reason to stop a run.
-	if err := errors.Join(removeLeftover(s.fsys, leftover), s.prune(snapshot.Step)); err != nil {
-		s.log.Warn("an old checkpoint could not be removed", "error", err)
-	}
-	return nil
-}
-
-// write makes the complete checkpoint directory dir.
-func (s *Store) write(ctx context.Context, dir string, snapshot *Snapshot) error {
-	if err := s.fsys.mkdir(dir); err != nil {
-		return err
-	}
-	m := &manifest{Version: formatVersion, Step: snapshot.Step, Record: snapshot.Record}
-	files, err := s.split(snapshot.Tensors)
-	if err != nil {
-		return err
-	}
-	for i, tensors := range files {
-		entry := fileEntry{Name: fmt.Sprintf("state-%05d%s", i, s.suffix())}
-		err := writeFile(s.fsys, filepath.Join(dir, entry.Name), func(w io.Writer) error {
-			h := &hashWriter{ctx: ctx, w: w, sum: sha256.New()}
-			err := s.writeState(h, tensors)
-			entry.Size, entry.SHA256 = h.size, hex.EncodeToString(h.sum.Sum(nil))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		m.Files = append(m.Files, entry)
-	}
-	text, err := m.encode()
-	if err != nil {
-		return err
-	}
-	if err := writeFile(s.fsys, filepath.Join(dir, manifestName), content(text)); err != nil {
-		return err
-	}
-	// The marker must not reach the disk before what it vouches for.
-	if err := s.fsys.syncDir(dir); err != nil {
-		return err
-	}
-	if err := writeFile(s.fsys, filepath.Join(dir, markerName), content(marker(text))); err != nil {
-		return err
-	}
-	return s.fsys.syncDir(dir)
-}
-
-// split spreads tensors over files, in order. There is at least one.
-func (s *Store) split(tensors []safetensors.Tensor) ([][]safetensors.Tensor, error) {
-	files := [][]safetensors.Tensor{nil}
-	size := 0
-	for _, t := range tensors {
-		n, err := t.Size()
-		if err != nil {
-			return nil, err
-		}
-		if size >= s.fileBytes {
-			files, size = append(files, nil), 0
-		}
-		last := &files[len(files)-1]
-		*last = append(*last, t)
-		size += n
-	}
-	return files, nil
-}
-
-// setLatest makes the file latest name a checkpoint, in one step.
-func (s *Store) setLatest(name string) error {
-	path := filepath.Join(s.dir, latestName)
-	partial := path + partialSuffix
-	if err := removeTree(s.fsys, partial); err != nil {
-		return err
-	}
-	err := writeFile(s.fsys, partial, content([]byte(name+"\n")))
-	if err == nil {
-		err = s.fsys.rename(partial, path)
-	}
-	if err != nil {
-		return errors.Join(err, removeTree(s.fsys, partial))
-	}
-	return s.fsys.syncDir(s.dir)
-}
-
-// prune removes the checkpoints before the saved one that are not among the newest keep. Only checkpoints that look whole
-// count towards keep, so that damaged ones never crowd out the last sound one.
-func (s *Store) prune(saved int) error {
-	if s.keep < 1 {
-		return nil
-	}
-	steps, err := s.list()
-	if err != nil {
-		return err
-	}
-	kept := 0
-	for _, step := range steps {
-		switch {
-		case step > saved: // of a run that went further, before it was resumed from here
-		case kept == s.keep:
-			err = errors.Join(err, s.discard(step))
-		case step == saved || s.looksWhole(step):
-			kept++
-		}
-	}
-	return err
+	<-s.saving
 }
 
 // discard removes a checkpoint. It leaves the checkpoints' names in one step, so that no reader meets half of it.
 func (s *Store) discard(step int) error {
-	path := s.path(step)
+	path := s.Path(step)
 	partial := path + partialSuffix
 	if err := removeTree(s.fsys, partial); err != nil {
 		return err
@@ -347,8 +234,8 @@ func (s *Store) list() ([]int, error) {
 	return steps, nil
 }
 
-// path returns the directory of a step's checkpoint.
-func (s *Store) path(step int) string { return filepath.Join(s.dir, stepName(step)) }
+// Path returns the directory of a step's checkpoint.
+func (s *Store) Path(step int) string { return filepath.Join(s.dir, stepName(step)) }
 
 func stepName(step int) string { return fmt.Sprintf("%s%08d", stepPrefix, step) }
 

@@ -11,23 +11,54 @@ import (
 // A tensorFile is a mapped file of tensors.
 type tensorFile interface {
 	Path() string
+	Bytes() []byte
 	Close() error
 }
 
-// stored is a tensor in mapped files. Its elements, row-major and little-endian, are those of parts, one after the other.
+// stored is a tensor in files. Its elements, row-major and little-endian, are those of parts, one after the other.
 type stored struct {
 	name  string
 	path  string // of the file, for error messages
 	dtype safetensors.DType
 	shape []int
-	parts [][]byte
+	parts []extent
+}
+
+// An extent is a stretch of bytes of a source, which holds whole elements.
+type extent struct {
+	from    source
+	at, len int
+}
+
+// A source has the elements of tensors.
+type source interface {
+	// readAt fills p with the bytes from at on.
+	readAt(p []byte, at int) error
+}
+
+// mapped is a tensorFile as a source.
+type mapped struct{ tensorFile }
+
+func (m mapped) readAt(p []byte, at int) error {
+	copy(p, m.Bytes()[at:])
+	return nil
+}
+
+// extents are the spans of a file.
+func extents(f tensorFile, spans ...safetensors.Span) []extent {
+	var list []extent
+	for _, s := range spans {
+		list = append(list, extent{mapped{f}, s.At, s.Len})
+	}
+	return list
 }
 
 // storedSafetensors lists the tensors of a safetensors file.
 func storedSafetensors(f *safetensors.File) []stored {
 	var list []stored
 	for _, t := range f.Tensors() {
-		list = append(list, stored{name: t.Name, path: f.Path(), dtype: t.DType, shape: t.Shape, parts: [][]byte{f.Bytes(t.Name)}})
+		span, _ := f.Span(t.Name)
+		list = append(list, stored{name: t.Name, path: f.Path(), dtype: t.DType, shape: t.Shape, parts: extents(f, span)})
 	}
 	return list
 }
@@ -36,42 +67,30 @@ func storedSafetensors(f *safetensors.File) []stored {
 func storedMindSpore(f *mindspore.File) []stored {
 	var list []stored
 	for _, t := range f.Tensors() {
-		list = append(list, stored{name: t.Name, path: f.Path(), dtype: t.DType, shape: t.Shape, parts: t.Slices})
+		list = append(list, stored{name: t.Name, path: f.Path(), dtype: t.DType, shape: t.Shape, parts: extents(f, t.Spans...)})
 	}
 	return list
 }
 
-// bytes returns all elements: the mapping itself where they lie together, else a copy.
-func (t stored) bytes() []byte {
-	if len(t.parts) == 1 {
-		return t.parts[0]
-	}
-	var all []byte
+// slice returns where the n bytes from byte from on are.
+func (t stored) slice(from, n int) []extent {
+	var parts []extent
 	for _, p := range t.parts {
-		all = append(all, p...)
-	}
-	return all
-}
-
-// slice returns the parts of the n bytes from byte from on.
-func (t stored) slice(from, n int) [][]byte {
-	var parts [][]byte
-	for _, p := range t.parts {
-		if from >= len(p) {
-			from -= len(p)
+		if from >= p.len {
+			from -= p.len
 			continue
 		}
 		if n == 0 {
 			break
 		}
-		piece := p[from:min(len(p), from+n)]
-		parts, from, n = append(parts, piece), 0, n-len(piece)
+		piece := extent{p.from, p.at + from, min(p.len-from, n)}
+		parts, from, n = append(parts, piece), 0, n-piece.len
 	}
 	return parts
 }
 
-// rows returns the parts of the rows [from, to). A row is what one index of the first dimension selects.
-func (t stored) rows(from, to int) [][]byte {
+// rows returns where the rows [from, to) are. A row is what one index of the first dimension selects.
+func (t stored) rows(from, to int) []extent {
 	width := elements(t.shape[1:]) * t.dtype.Bits() / 8
 	return t.slice(from*width, (to-from)*width)
 }
@@ -82,12 +101,31 @@ func (t stored) readAt(first int, dst []float32) error {
 	if size == 0 { // types of less than a byte are refused by the conversion
 		return t.fail(safetensors.ToFloat32(dst, nil, t.dtype))
 	}
-	for _, part := range t.slice(first*size, len(dst)*size) {
-		n := len(part) / size
-		if err := safetensors.ToFloat32(dst[:n], part, t.dtype); err != nil {
-			return t.fail(err)
-		}
+	err := t.eachPiece(first*size, len(dst)*size, func(piece []byte) error {
+		n := len(piece) / size
+		err := safetensors.ToFloat32(dst[:n], piece, t.dtype)
 		dst = dst[n:]
+		return err
+	})
+	if err != nil {
+		return t.fail(err)
+	}
+	return nil
+}
+
+// eachPiece calls f with the n bytes from byte from on, a piece at a time. A piece is gone when f returns.
+func (t stored) eachPiece(from, n int, f func(piece []byte) error) error {
+	buffer := make([]byte, min(n, chunkBytes))
+	for _, p := range t.slice(from, n) {
+		for at := 0; at < p.len; at += len(buffer) {
+			piece := buffer[:min(len(buffer), p.len-at)]
+			if err := p.from.readAt(piece, p.at+at); err != nil {
+				return err
+			}
+			if err := f(piece); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -100,16 +138,22 @@ func (t stored) fail(err error) error {
 func (t stored) as(d safetensors.DType) safetensors.Tensor {
 	return safetensors.Tensor{Name: t.name, DType: d, Shape: t.shape, Data: func(w io.Writer) error {
 		if d == t.dtype {
-			for _, p := range t.parts {
-				if _, err := w.Write(p); err != nil {
-					return err
-				}
-			}
-			return nil
+			return t.copyTo(w)
 		}
 		return t.convert(w, d)
 	}}
 }
+
+// copyTo writes the elements as they are.
+func (t stored) copyTo(w io.Writer) error {
+	return t.eachPiece(0, t.bytes(), func(piece []byte) error {
+		_, err := w.Write(piece)
+		return err
+	})
+}
+
+// bytes returns the size of all elements.
+func (t stored) bytes() int { return elements(t.shape) * t.dtype.Bits() / 8 }
 
 // convert writes the elements as type d, a chunk at a time.
 func (t stored) convert(w io.Writer, d safetensors.DType) error {

@@ -345,6 +345,8 @@ type Checkpoint struct {
 	Interval int `toml:"interval" range:"[0,)"`
 	// Newest checkpoints that are kept; older ones are deleted.
 	Keep int `toml:"keep" range:"[1,)"`
+	// Keep also those of the steps that this number divides, however old. 0: none.
+	KeepEvery int `toml:"keep_every" range:"[0,)"`
 	// File format of the saved state. `ckpt`: MindSpore's, with the names of its optimizers for the optimizer's state. A run goes on
 	// from either.
 	Format string `toml:"format" values:"safetensors,ckpt"`

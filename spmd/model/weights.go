@@ -120,18 +120,12 @@ const writeElements = 256 << 10
 // stream.
 func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, seed uint64) error {
 	for _, p := range m.own() {
-		from := src
-		if src != nil && m.predicts(p.Name) {
-			if _, ok := src.Shape(p.Name); !ok {
-				from = nil
-			}
-		}
-		if err := m.fill(d, s, p, from, seed); err != nil {
+		if err := m.fill(d, s, p, m.Initial(p, src, seed)); err != nil {
 			return err
 		}
 	}
 	for _, p := range m.adapters() {
-		if err := m.fill(d, s, p, nil, seed); err != nil {
+		if err := m.fill(d, s, p, m.Initial(p, nil, seed)); err != nil {
 			return err
 		}
 	}
@@ -141,24 +135,38 @@ func (m *Model) Initialize(d device.Device, s device.Stream, src WeightSource, s
 // InitializeAdapter fills the adapters from src.
 func (m *Model) InitializeAdapter(d device.Device, s device.Stream, src WeightSource) error {
 	for _, p := range m.adapters() {
-		if err := m.fill(d, s, p, src, 0); err != nil {
+		if err := m.fill(d, s, p, m.Initial(p, src, 0)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fill writes what this rank holds of one parameter, piece by piece.
-func (m *Model) fill(d device.Device, s device.Stream, p *Parameter, src WeightSource, seed uint64) error {
+// Initial returns what gives a parameter's elements their first values, from element first of the whole tensor on: those of src or,
+// where src is nil or is allowed to lack the parameter, random ones.
+func (m *Model) Initial(p *Parameter, src WeightSource, seed uint64) func(first int, values []float32) error {
+	if src != nil && m.predicts(p.Name) {
+		if _, ok := src.Shape(p.Name); !ok {
+			src = nil
+		}
+	}
+	if src != nil {
+		return func(first int, values []float32) error { return src.ReadFloat32(p.Name, first, values) }
+	}
 	source := random.New(seed, "init", p.Name)
+	return func(first int, values []float32) error {
+		p.randomize(values, first, source, m.Config.InitializerRange)
+		return nil
+	}
+}
+
+// fill writes what this rank holds of one parameter, piece by piece.
+func (m *Model) fill(d device.Device, s device.Stream, p *Parameter, initial func(first int, values []float32) error) error {
 	buffer := make([]float32, min(writeElements, p.Slice.Len()))
 	for from := 0; from < p.Slice.Len(); from += len(buffer) {
 		piece := buffer[:min(len(buffer), p.Slice.Len()-from)]
 		for r := range p.Slice.Range(from, from+len(piece)).Runs() {
-			values := piece[r.Slice : r.Slice+r.Len]
-			if src == nil {
-				p.randomize(values, r.Whole, source, m.Config.InitializerRange)
-			} else if err := src.ReadFloat32(p.Name, r.Whole, values); err != nil {
+			if err := initial(r.Whole, piece[r.Slice:r.Slice+r.Len]); err != nil {
 				return err
 			}
 		}

@@ -89,6 +89,9 @@ func (c *Console) Validation(r Validation) error {
 	return c.flush()
 }
 
+// Checkpoint implements Sink. The run's log says it when the checkpoint is written.
+func (c *Console) Checkpoint(Checkpoint) error { return nil }
+
 // Write writes the whole lines of p above the progress bar. A last line without an end waits for it.
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()

@@ -180,6 +180,7 @@ var errFull = errors.New("no space left")
 func (failing) Write([]byte) (int, error)   { return 0, errFull }
 func (failing) Step(Step) error             { return errFull }
 func (failing) Validation(Validation) error { return errFull }
+func (failing) Checkpoint(Checkpoint) error { return errFull }
 func (failing) Close() error                { return errFull }
 
 func TestConsoleErrors(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 //
 //	{"step":1,"loss":5.6,"grad_norm":3.1,"lr":0,"tokens":8192,"step_time_ms":812.5,"tokens_per_second":10082.46}
 //	{"step":100,"validation_loss":3.2,"validation_perplexity":24.532530197109352}
+//	{"step":100,"checkpoint_stall_ms":41.8}
 //
 // Each line is one write, so that a reader never sees half of one and ranks that share the file do not mix theirs. A
 // number is in the shortest form that reads back to the same float64. JSON has no infinity and no NaN: they become null,
@@ -95,6 +96,13 @@ func (j *JSONL) Validation(r Validation) error {
 	j.line = strconv.AppendInt(append(j.line[:0], `{"step":`...), int64(r.Step), 10)
 	j.number("validation_loss", r.Loss)
 	j.number("validation_perplexity", r.Perplexity())
+	return j.write()
+}
+
+// Checkpoint implements Sink.
+func (j *JSONL) Checkpoint(r Checkpoint) error {
+	j.line = strconv.AppendInt(append(j.line[:0], `{"step":`...), int64(r.Step), 10)
+	j.number("checkpoint_stall_ms", float64(r.Stall)/1e6)
 	return j.write()
 }
 

@@ -37,15 +37,17 @@ func TestJSONL(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(j.Validation(Validation{Step: 2, Loss: 2.5}), j.Close()); err != nil {
+		if err := errors.Join(j.Validation(Validation{Step: 2, Loss: 2.5}), j.Checkpoint(Checkpoint{Step: 2, Stall: 41_800 * time.Microsecond}), j.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := `{"step":1,"loss":5.5961,"grad_norm":0.3333333333333333,"lr":0,"tokens":8192,"step_time_ms":812.5,"tokens_per_second":10082.461538461539}
 {"step":2,"loss":null,"grad_norm":null,"lr":1e-05,"tokens":8192,"step_time_ms":0,"tokens_per_second":0}
 {"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
+{"step":2,"checkpoint_stall_ms":41.8}
 {"step":2,"loss":5e-324,"grad_norm":1.7976931348623157e+308,"lr":2.9999999999999997e-05,"tokens":1099511627776,"step_time_ms":1000,"tokens_per_second":1.099511627776e+12}
 {"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
+{"step":2,"checkpoint_stall_ms":41.8}
 `
 	if got := readFile(t, path); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -186,13 +188,13 @@ func TestSinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := Sinks{failing{}, j, failing{}}
-	for _, err := range []error{s.Step(Step{Step: 1}), s.Validation(Validation{Step: 1}), s.Close()} {
+	for _, err := range []error{s.Step(Step{Step: 1}), s.Validation(Validation{Step: 1}), s.Checkpoint(Checkpoint{Step: 1}), s.Close()} {
 		if !errors.Is(err, errFull) {
 			t.Errorf("error %v", err)
 		}
 	}
-	if got := strings.Count(readFile(t, path), "\n"); got != 2 {
-		t.Errorf("%d lines, want 2", got)
+	if got := strings.Count(readFile(t, path), "\n"); got != 3 {
+		t.Errorf("%d lines, want 3", got)
 	}
 	if err := (Sinks{}).Step(Step{}); err != nil {
 		t.Errorf("no sinks: %v", err)

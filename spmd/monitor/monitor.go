@@ -59,10 +59,19 @@ type Validation struct {
 // Perplexity returns e to the power of the loss: among how many equally likely tokens the model is as uncertain.
 func (v Validation) Perplexity() float64 { return math.Exp(v.Loss) }
 
+// A Checkpoint is what there is to say about one that was made between two steps.
+type Checkpoint struct {
+	// Step is the number of the step after which it was made.
+	Step int
+	// Stall is how long the steps waited for it: until the state was copied, or written where that is not in the background.
+	Stall time.Duration
+}
+
 // A Sink takes the records of a run, in order, from one goroutine.
 type Sink interface {
 	Step(Step) error
 	Validation(Validation) error
+	Checkpoint(Checkpoint) error
 	// Close writes what is left. The sink is not used afterwards.
 	Close() error
 }
@@ -77,6 +86,11 @@ func (s Sinks) Step(r Step) error { return s.each(func(sink Sink) error { return
 // Validation implements Sink.
 func (s Sinks) Validation(r Validation) error {
 	return s.each(func(sink Sink) error { return sink.Validation(r) })
+}
+
+// Checkpoint implements Sink.
+func (s Sinks) Checkpoint(r Checkpoint) error {
+	return s.each(func(sink Sink) error { return sink.Checkpoint(r) })
 }
 
 // Close implements Sink.

@@ -2,59 +2,132 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
-	"slices"
 
+	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 )
 
-// export writes the trained model as a Hugging Face directory, or the adapters as a PEFT directory, on rank 0, and likewise the
-// averaged weights if there is an average; all ranks return when they are there.
+// An output is a directory for the trained model, or the adapters, with weights of one prefix.
+type output struct{ dir, prefix string }
+
+// export writes the trained model as a Hugging Face directory, or the adapters as a PEFT directory, and likewise the averaged weights
+// if there is an average: on rank 0, from the checkpoint of the state, which has the slices of all ranks. What is there already is
+// replaced only where the weights are new. All ranks return when the directories are there.
 func (t *Trainer) export(ctx context.Context, trained bool) error {
-	err := t.exportWeights("", trained)
-	if err == nil && t.placed.average != nil {
-		err = t.onAverage(func() error { return t.exportWeights("-ema", trained) })
+	var outputs []output
+	if t.Mesh.Rank == 0 {
+		outputs = t.outputs(trained)
 	}
+	_, _, err := t.store.Restore(ctx, checkpoint.Want{
+		Dir: t.saved.dir,
+		Parts: func(l *checkpoint.Loaded) (parts []checkpoint.Part) {
+			for _, o := range outputs {
+				parts = append(parts, l.Parts(o.prefix)...)
+			}
+			return parts
+		},
+		Read: func(l *checkpoint.Loaded) error {
+			for _, o := range outputs {
+				if err := t.write(o.dir, l.Weights(o.prefix)); err != nil {
+					return err
+				}
+				t.Log.Info("the trained model is written", "to", o.dir)
+			}
+			return nil
+		},
+	})
 	if err != nil {
 		return fmt.Errorf("writing the trained model: %w", err)
 	}
-	return t.world.Barrier(context.WithoutCancel(ctx))
-}
-
-// exportWeights writes the weights that the model is bound to, into the directory model or adapter with a suffix. What is there
-// already is replaced only where the weights are new.
-func (t *Trainer) exportWeights(suffix string, trained bool) error {
-	name, known, write := "model", "config.json", t.writeModel
-	if t.Config.LoRA.Rank > 0 {
-		name, known, write = "adapter", "adapter_config.json", t.writeAdapter
-	}
-	dir := filepath.Join(t.Config.Run.OutputDir, name+suffix)
-	if t.Mesh.Rank != 0 || !trained && exists(filepath.Join(dir, known)) {
-		return nil
-	}
-	if err := write(dir); err != nil {
-		return err
-	}
-	t.Log.Info("the trained model is written", "to", dir)
 	return nil
 }
 
-// tensors lists parameters to be written.
-func (t *Trainer) tensors(parameters []*model.Parameter) []safetensors.Tensor {
-	var list []safetensors.Tensor
-	for _, p := range parameters {
-		list = append(list, safetensors.Tensor{Name: p.Name, DType: safetensors.FromDevice(p.Weight.DType), Shape: p.Shape, Data: t.writer(p.Weight)})
+// outputs lists what is to be written.
+func (t *Trainer) outputs(trained bool) (list []output) {
+	name, known := "model", "config.json"
+	if t.Config.LoRA.Rank > 0 {
+		name, known = "adapter", "adapter_config.json"
+	}
+	all := []output{{name, WeightPrefix}}
+	if t.placed.average != nil {
+		all = append(all, output{name + "-ema", AveragePrefix})
+	}
+	for _, o := range all {
+		o.dir = filepath.Join(t.Config.Run.OutputDir, o.dir)
+		if trained || !exists(filepath.Join(o.dir, known)) {
+			list = append(list, o)
+		}
 	}
 	return list
 }
 
-func (t *Trainer) writeModel(dir string) error {
-	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Files: map[string][]byte{}}
-	m.Tensors = t.tensors(slices.Concat(t.Model.Parameters, t.Model.Frozen))
+// write writes weights as a directory.
+func (t *Trainer) write(dir string, weights *checkpoint.Weights) error {
+	var tensors []safetensors.Tensor
+	for _, name := range weights.Names() {
+		tensor, err := weights.Tensor(name, "")
+		if err != nil {
+			return err
+		}
+		tensors = append(tensors, tensor)
+	}
+	if t.Config.LoRA.Rank > 0 {
+		return t.writeAdapter(dir, tensors)
+	}
+	frozen, closeSource, err := t.frozen()
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.writeModel(dir, append(tensors, frozen...)), closeSource())
+}
+
+// frozen lists the parameters that are not trained, of the whole model. They are in no checkpoint: their values come from where they
+// came from at first.
+func (t *Trainer) frozen() (list []safetensors.Tensor, closeSource func() error, err error) {
+	closeSource = func() error { return nil }
+	if len(t.Model.Frozen) == 0 {
+		return nil, closeSource, nil
+	}
+	pretrained, err := t.pretrained()
+	if err != nil {
+		return nil, nil, err
+	}
+	var src model.WeightSource
+	if pretrained != nil {
+		src, closeSource = pretrained, pretrained.Close
+	}
+	whole := model.New(t.Config.Architecture, model.Partition{})
+	if err := whole.Tune(t.Config.Tuning()); err != nil {
+		return nil, nil, errors.Join(err, closeSource())
+	}
+	for _, p := range whole.Frozen {
+		initial := whole.Initial(p, src, t.Config.Run.Seed)
+		list = append(list, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: func(w io.Writer) error {
+			values := make([]float32, min(p.Len(), pieceBytes/4))
+			for first := 0; first < p.Len(); first += len(values) {
+				values = values[:min(len(values), p.Len()-first)]
+				if err := initial(first, values); err != nil {
+					return err
+				}
+				if _, err := w.Write(device.BytesOf(values)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	return list, closeSource, nil
+}
+
+func (t *Trainer) writeModel(dir string, tensors []safetensors.Tensor) error {
+	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Tensors: tensors, Files: map[string][]byte{}}
 	if t.Config.Tokenizer != nil {
 		var err error
 		if m.Files, err = t.Config.Tokenizer.Files(); err != nil {
@@ -76,8 +149,8 @@ func (t *Trainer) writeModel(dir string) error {
 	return checkpoint.WriteModel(dir, m)
 }
 
-func (t *Trainer) writeAdapter(dir string) error {
+func (t *Trainer) writeAdapter(dir string, tensors []safetensors.Tensor) error {
 	l := t.Config.LoRA
 	c := checkpoint.AdapterConfig{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, Dropout: l.Dropout, TargetModules: t.Model.Adapted(), BaseModel: t.Config.Model.Path}
-	return checkpoint.WriteAdapter(dir, c, t.tensors(t.Model.Parameters))
+	return checkpoint.WriteAdapter(dir, c, tensors)
 }

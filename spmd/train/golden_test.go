@@ -61,12 +61,18 @@ type curve struct {
 type memorySink struct {
 	steps       []monitor.Step
 	validations []monitor.Validation
+	checkpoints []monitor.Checkpoint
 }
 
 func (m *memorySink) Step(s monitor.Step) error { m.steps = append(m.steps, s); return nil }
 
 func (m *memorySink) Validation(v monitor.Validation) error {
 	m.validations = append(m.validations, v)
+	return nil
+}
+
+func (m *memorySink) Checkpoint(c monitor.Checkpoint) error {
+	m.checkpoints = append(m.checkpoints, c)
 	return nil
 }
 

@@ -52,7 +52,7 @@ type Memory struct {
 	// Weights, Optimizer and Gradients are fixed; Activations holds the records of the micro batches in flight, Scratch
 	// what lives within one layer's call, and Exchanged what of that ranks exchange.
 	Weights, Optimizer, Gradients, Activations, Scratch, Exchanged int
-	// Snapshot is the copy of the state that a checkpoint in the background is written from, on rank 0.
+	// Snapshot is the copy of what this rank writes of the state, from which a checkpoint in the background is written.
 	Snapshot int
 }
 
@@ -235,9 +235,9 @@ func (l *Layout) measure(k kernels.Device) error {
 	if l.exchanges() {
 		l.Memory.Exchanged = a.exchanged.Bytes()
 	}
-	if c := l.Config; l.Mesh.Rank == 0 && c.Run.Mode != "evaluate" && c.Checkpoint.Async && c.Checkpoint.Interval > 0 {
+	if l.copies() {
 		for _, t := range l.state(p) {
-			l.Memory.Snapshot += t.Value.Bytes()
+			l.Memory.Snapshot += t.Value.Bytes() / len(l.Mesh.Replicas()) // each writes a part of what they have in common
 		}
 	}
 	return nil
@@ -333,7 +333,7 @@ func (l *Layout) Describe(w io.Writer) {
 	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()),
 		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch+m.Exchanged))
 	if m.Snapshot > 0 {
-		line("", "and %s on rank 0 to write checkpoints in the background", megabytes(m.Snapshot))
+		line("", "and %s to write checkpoints in the background", megabytes(m.Snapshot))
 	}
 }
 

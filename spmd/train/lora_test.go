@@ -170,10 +170,10 @@ func TestFreeze(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer state.Close()
-		if _, ok := state.Tensor("exp_avg/" + c.trained); !ok {
+		if _, ok := state.Weights("exp_avg/").Shape(c.trained); !ok {
 			t.Errorf("%s: no state for %s", c.freeze, c.trained)
 		}
-		if n := len(state.Part("weight/").Names()); n >= len(before.Names()) {
+		if n := len(state.Weights("weight/").Names()); n >= len(before.Names()) {
 			t.Errorf("%s: the checkpoint holds all %d weights", c.freeze, n)
 		}
 	}

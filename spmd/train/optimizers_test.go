@@ -157,10 +157,11 @@ func weights(t *testing.T, path, name string) []float64 {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	data := f.Bytes(name)
-	if data == nil {
+	at, ok := f.Span(name)
+	if !ok {
 		t.Fatalf("%s has no %s", path, name)
 	}
+	data := f.Bytes()[at.At : at.At+at.Len]
 	values := make([]float32, len(data)/4)
 	copy(device.BytesOf(values), data)
 	wide := make([]float64, len(values))

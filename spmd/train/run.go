@@ -45,10 +45,8 @@ func (t *Trainer) Run(ctx context.Context) error {
 		if stopped || t.next == c.Run.StopStep && t.next < c.Train.Steps {
 			return t.stop(stopped)
 		}
-		if every := c.Checkpoint.Interval; every > 0 && t.next%every == 0 && t.next < c.Train.Steps {
-			if err := t.save(c.Checkpoint.Async); err != nil {
-				return err
-			}
+		if err := t.saveInterval(); err != nil {
+			return err
 		}
 	}
 	return t.finish(ctx)
@@ -56,7 +54,7 @@ func (t *Trainer) Run(ctx context.Context) error {
 
 // stop ends the run early, resumable.
 func (t *Trainer) stop(told bool) error {
-	if err := t.save(false); err != nil {
+	if err := t.save(); err != nil {
 		return err
 	}
 	if told {
@@ -74,7 +72,7 @@ func (t *Trainer) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := t.save(false); err != nil {
+	if err := t.save(); err != nil {
 		return err
 	}
 	return t.export(ctx, true)

@@ -1,24 +1,22 @@
 package train
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lockstep/kernels"
+	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
-	"lockstep/spmd/config"
-	"lockstep/spmd/model"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/monitor"
 	"lockstep/spmd/optim"
 )
 
@@ -48,193 +46,150 @@ const WeightPrefix, AveragePrefix = "weight/", "ema/"
 // stateFormats are the values of checkpoint.format.
 var stateFormats = map[string]checkpoint.Format{"safetensors": checkpoint.HuggingFace, "ckpt": checkpoint.Ckpt}
 
-// descriptive lists keys of config.json that say where a model comes from and change no number.
-var descriptive = []string{"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-
-// architectureKey begins the keys of a record that are a config.json's.
-const architectureKey = "model."
-
-// mtpLossWeight is the key of a record that says whether there are modules of multi-token prediction.
-const mtpLossWeight = "train.mtp_loss_weight"
-
-// Architecture returns the model that a checkpoint's record describes.
-func Architecture(r checkpoint.Record) (*model.Config, error) {
-	values := map[string]any{}
-	for _, e := range r {
-		if key, ok := strings.CutPrefix(e.Key, architectureKey); ok {
-			values[key] = json.RawMessage(e.Value)
-		}
-	}
-	c, problems := model.ParseConfig(values)
-	if len(problems) > 0 {
-		return nil, fmt.Errorf("the checkpoint's model: %v", problems[0])
-	}
-	if weight, ok := r.Get(mtpLossWeight); ok {
-		var err error
-		if c.PredictionLossWeight, err = strconv.ParseFloat(weight, 64); err != nil {
-			return nil, fmt.Errorf("the checkpoint's %s: %w", mtpLossWeight, err)
-		}
-	}
-	return c, nil
+// A savedState is this rank's part of the run's state, as checkpoints know it.
+type savedState struct {
+	tensors []optim.StateTensor
+	parts   []checkpoint.Part // the tensors' slices
+	shares  []checkpoint.Part // what of each this rank writes
+	copied  []byte            // the shares, as a save in the background writes them
+	dir     string            // of the checkpoint that holds the state after t.next steps, "" where none does
 }
 
-// Partial reports whether a checkpoint with this record holds only a part of the model, as the rest is frozen.
-func Partial(r checkpoint.Record) bool {
-	_, ok := r.Get("train.freeze")
-	return ok
-}
-
-// Adapter returns the LoRA adapter that a checkpoint with this record holds. ok is false where it holds none.
-func Adapter(r checkpoint.Record) (c checkpoint.AdapterConfig, ok bool, err error) {
-	if _, ok := r.Get("lora.rank"); !ok {
-		return c, false, nil
-	}
-	for key, to := range map[string]any{"lora.rank": &c.Rank, "lora.alpha": &c.Alpha, "lora.rslora": &c.RSLoRA, "lora.dropout": &c.Dropout} {
-		text, _ := r.Get(key)
-		if _, err := fmt.Sscan(text, to); err != nil {
-			return c, true, fmt.Errorf("the checkpoint's record has %s = %q: %w", key, text, err)
-		}
-	}
-	modules, _ := r.Get("lora.target_modules")
-	c.TargetModules = strings.Fields(strings.Trim(modules, "[]"))
-	return c, true, nil
-}
-
-// newRecord lists what decides the run's numbers. A run resumes only from a checkpoint whose record equals its own.
-func newRecord(t *Trainer) (checkpoint.Record, error) {
-	c := t.Config
-	fingerprint, err := t.training.Fingerprint()
+// openStore opens the checkpoints, on all ranks.
+func (t *Trainer) openStore() (err error) {
+	group, err := t.World.NewGroup("checkpoint", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline))
 	if err != nil {
-		return nil, fmt.Errorf("data.paths: %w", err)
-	}
-	r := checkpoint.Record{{Key: "data.paths (contents)", Value: fingerprint}}
-	add := func(key string, value any) { r = append(r, checkpoint.Entry{Key: key, Value: fmt.Sprint(value)}) }
-	var architecture map[string]json.RawMessage
-	if err := json.Unmarshal(c.Architecture.JSON("float32"), &architecture); err != nil {
-		return nil, err
-	}
-	for _, key := range slices.Sorted(maps.Keys(architecture)) {
-		if !slices.Contains(descriptive, key) {
-			var value bytes.Buffer
-			if err := json.Compact(&value, architecture[key]); err != nil {
-				return nil, err
-			}
-			add(architectureKey+key, value.String())
-		}
-	}
-	add("run.seed", c.Run.Seed)
-	add("run.deterministic", c.Run.Deterministic)
-	add("run.gradient_lanes", t.Lanes)
-	add("device.kernels", t.Device.KernelSet())
-	add("data.sequence_length", c.Data.SequenceLength)
-	add("data.packing", c.Data.Packing)
-	add("data.overlong", c.Data.Overlong)
-	add("data.blend", blendWeights(c))
-	add("data.shuffle", c.Data.Shuffle)
-	add("data.order", t.training.Order())
-	add("data.eod", c.Data.EOD)
-	add("data.reset_attention_mask", c.Data.ResetAttentionMask)
-	add("data.reset_position_ids", c.Data.ResetPositionIDs)
-	add("data.eod_mask_loss", c.Data.EODMaskLoss)
-	add("train.steps", c.Train.Steps)
-	add("train.global_batch_size", c.Train.GlobalBatchSize)
-	add("train.micro_batch_size", c.Train.MicroBatchSize)
-	add("train.clip_grad_norm", c.Train.ClipGradNorm)
-	add("train.dtype", c.Train.DType)
-	if err := addTuning(t, add); err != nil {
-		return nil, err
-	}
-	c.Optimizer.Each(add)
-	add(mtpLossWeight, c.Train.MTPLossWeight)
-	add("moe.bias_update_rate", c.MoE.BiasUpdateRate)
-	add("moe.aux_loss", c.MoE.AuxLoss)
-	add("moe.aux_loss_weight", c.MoE.AuxLossWeight)
-	add("moe.z_loss_weight", c.MoE.ZLossWeight)
-	add("lr_schedule.type", c.LRSchedule.Type)
-	add("lr_schedule.warmup_steps", c.LRSchedule.WarmupSteps)
-	add("lr_schedule.min_lr", c.LRSchedule.MinLR)
-	add("lr_schedule.num_cycles", c.LRSchedule.NumCycles)
-	add("lr_schedule.power", c.LRSchedule.Power)
-	add("lr_schedule.decay_steps", c.LRSchedule.DecaySteps)
-	return r, nil
-}
-
-// blendWeights lists the weights of a blend; its paths may move.
-func blendWeights(c *config.Config) []float64 {
-	var weights []float64
-	for _, b := range c.Data.Blend {
-		weights = append(weights, b.Weight)
-	}
-	return weights
-}
-
-// addTuning adds to a record what is trained and what the frozen weights are, where not all are trained: a checkpoint does not
-// hold those.
-func addTuning(t *Trainer, add func(key string, value any)) error {
-	if len(t.Model.Frozen) == 0 {
-		return nil
-	}
-	c := t.Config
-	add("train.freeze", c.Train.Freeze)
-	if l := c.LoRA; l.Rank > 0 {
-		add("lora.rank", l.Rank)
-		add("lora.alpha", l.Alpha)
-		add("lora.rslora", l.RSLoRA)
-		add("lora.dropout", l.Dropout)
-		add("lora.target_modules", t.Model.Adapted())
-		add("lora.base_dtype", l.BaseDType)
-	}
-	src, err := t.pretrained()
-	if err != nil || src == nil {
 		return err
 	}
-	add("weights (contents)", src.Fingerprint())
-	return src.Close()
+	c := t.Config.Checkpoint
+	t.store, err = checkpoint.Open(t.checkpointDir(), checkpoint.Options{Keep: c.Keep, KeepEvery: c.KeepEvery,
+		Format: stateFormats[c.Format], Peers: &peers{group, t.Device, t.Stream}, Pause: t.Config.Collective.Timeout / 8, Log: t.Log})
+	return err
 }
 
-// save writes a checkpoint of the state after t.next steps, on rank 0. In the background it waits only until the state is
-// copied, and until the save before has ended.
-func (t *Trainer) save(background bool) error {
-	if t.Mesh.Rank != 0 {
-		return nil
+// divideState finds out which part of the state this rank writes, and takes the memory for copying it.
+func (t *Trainer) divideState() (err error) {
+	s := &t.saved
+	s.tensors = t.state(t.placed)
+	for _, tensor := range s.tensors {
+		s.parts = append(s.parts, checkpoint.Part{Name: tensor.Name, DType: safetensors.FromDevice(tensor.Value.DType), Slice: tensor.Slice})
 	}
-	if err := t.store.Wait(); err != nil {
+	if s.shares, err = t.store.Divide(context.Background(), s.parts); err != nil || !t.copies() {
 		return err
 	}
+	bytes := 0
+	for i, share := range s.shares {
+		bytes += share.Slice.Len() * s.tensors[i].Value.DType.Size()
+	}
+	if bytes == 0 {
+		return nil
+	}
+	// Outside of the Go heap, whose size decides how much garbage there may be, and populated, so that the first save does not
+	// wait for the kernel.
+	s.copied, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return fmt.Errorf("memory for checkpoints in the background: %w", err)
+	}
+	return nil
+}
+
+// copies reports whether the run saves in the background.
+func (l *Layout) copies() bool {
+	c := l.Config
+	return c.Run.Mode != "evaluate" && c.Checkpoint.Async && c.Checkpoint.Interval > 0
+}
+
+// closeStore waits for a checkpoint that is being written, and closes them.
+func (t *Trainer) closeStore() error {
+	if t.store == nil {
+		return nil
+	}
+	err := t.store.Close()
+	if t.saved.copied != nil {
+		err = errors.Join(err, unix.Munmap(t.saved.copied))
+		t.saved.copied = nil
+	}
+	return err
+}
+
+// save writes a checkpoint of the state after t.next steps.
+func (t *Trainer) save() error {
+	t.store.Wait()
+	started := time.Now()
 	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
-	if background && t.copied == nil {
-		t.copied = make([]byte, t.Memory.Snapshot)
+	for i, share := range t.saved.shares {
+		snapshot.Pieces = append(snapshot.Pieces, checkpoint.Piece{Part: share, Data: t.writer(t.shareOf(i))})
 	}
-	copied := t.copied
-	for _, tensor := range t.state(t.placed) {
-		data := t.writer(tensor.Value)
-		if background {
-			n := tensor.Value.Bytes()
-			if err := t.Device.Read(t.Stream, copied[:n], tensor.Value.Region()); err != nil {
-				return err
-			}
-			data, copied = safetensors.Bytes(copied[:n:n]), copied[n:]
-		}
-		snapshot.Tensors = append(snapshot.Tensors, safetensors.Tensor{Name: tensor.Name, DType: safetensors.FromDevice(tensor.Value.DType),
-			Shape: tensor.Value.Dims(), Data: data})
+	err := t.store.Save(context.Background(), snapshot)
+	if err == nil {
+		t.saved.dir = t.store.Path(t.next)
+		t.Log.Info("a checkpoint is written", "to", t.saved.dir, "time", time.Since(started).Round(time.Millisecond))
 	}
-	if background {
-		t.store.SaveAsync(snapshot)
+	return err
+}
+
+// saveInterval writes a checkpoint between steps, if it is time. In the background it waits only until the state is copied, and until
+// the save before has ended. A save that fails is no reason to stop: the checkpoints before it are as they were.
+func (t *Trainer) saveInterval() error {
+	every := t.Config.Checkpoint.Interval
+	if every == 0 || t.next%every > 0 || t.next == t.Config.Train.Steps {
 		return nil
 	}
-	return t.store.Save(context.Background(), snapshot)
+	started := time.Now()
+	if !t.copies() {
+		if err := t.save(); err != nil {
+			t.Log.Error("a checkpoint failed; the run goes on", "error", err)
+		}
+	} else if err := t.saveCopy(started); err != nil {
+		return err
+	}
+	c := monitor.Checkpoint{Step: t.next, Stall: time.Since(started)}
+	return t.report(func(s monitor.Sink) error { return s.Checkpoint(c) })
+}
+
+// saveCopy copies the state and writes the copy in the background.
+func (t *Trainer) saveCopy(started time.Time) error {
+	t.store.Wait()
+	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
+	left := t.saved.copied
+	for i, share := range t.saved.shares {
+		region := t.shareOf(i)
+		copied := left[:region.Bytes:region.Bytes]
+		if err := t.Device.Read(t.Stream, copied, region); err != nil {
+			return err
+		}
+		left = left[region.Bytes:]
+		snapshot.Pieces = append(snapshot.Pieces, checkpoint.Piece{Part: share, Data: safetensors.Bytes(copied)})
+	}
+	dir, stall := t.store.Path(t.next), time.Since(started)
+	t.store.SaveAsync(snapshot, func(err error) {
+		if err != nil {
+			t.Log.Error("a checkpoint failed; the run goes on", "error", err)
+			return
+		}
+		t.Log.Info("a checkpoint is written", "to", dir, "steps waited", stall.Round(time.Millisecond), "time", time.Since(started).Round(time.Millisecond))
+	})
+	return nil
+}
+
+// shareOf returns where this rank's share of a tensor of the state is.
+func (t *Trainer) shareOf(i int) device.Region {
+	tensor, share := t.saved.tensors[i], t.saved.shares[i].Slice
+	size := tensor.Value.DType.Size()
+	from := (share.Begin - tensor.Slice.Begin) * size
+	return tensor.Value.Region().Slice(from, from+share.Len()*size)
 }
 
 // pieceBytes is how much of a tensor is in host memory while it is written to a file.
 const pieceBytes = 1 << 20
 
-// writer returns what writes a dense tensor's elements, reading them from the device piece by piece.
-func (t *Trainer) writer(x kernels.Tensor) func(w io.Writer) error {
+// writer returns what writes a region's bytes, reading them from the device piece by piece.
+func (t *Trainer) writer(r device.Region) func(w io.Writer) error {
 	return func(w io.Writer) error {
-		piece := make([]byte, min(pieceBytes, x.Bytes()))
-		for from := 0; from < x.Bytes(); from += len(piece) {
-			piece = piece[:min(len(piece), x.Bytes()-from)]
-			if err := t.Device.Read(t.Stream, piece, x.Region().Slice(from, from+len(piece))); err != nil {
+		piece := make([]byte, min(pieceBytes, r.Bytes))
+		for from := 0; from < r.Bytes; from += len(piece) {
+			piece = piece[:min(len(piece), r.Bytes-from)]
+			if err := t.Device.Read(t.Stream, piece, r.Slice(from, from+len(piece))); err != nil {
 				return err
 			}
 			if _, err := w.Write(piece); err != nil {
@@ -250,98 +205,39 @@ func (t *Trainer) checkpointDir() string {
 	return filepath.Join(t.Config.Run.OutputDir, "checkpoints")
 }
 
-// resume loads the state to go on from, if there is one: all ranks that of the same step, which rank 0 chooses.
+// resume loads the state to go on from, if there is one: all ranks their slices of the same checkpoint, whatever layout has written
+// it. Rank 0 compares it with the run.
 func (t *Trainer) resume() (bool, error) {
-	if t.Config.Run.Mode == "evaluate" {
+	resume := t.Config.Checkpoint.Resume
+	if t.Config.Run.Mode == "evaluate" || resume == "none" {
 		return false, nil
 	}
-	loaded, err := t.chooseCheckpoint()
-	if err != nil || loaded == nil {
-		return false, err
+	want := checkpoint.Want{Parts: func(*checkpoint.Loaded) []checkpoint.Part { return t.saved.parts }, Accept: t.compare, Read: t.restore}
+	if resume != "auto" {
+		want.Dir = resume
+		want.Accept = func(l *checkpoint.Loaded) error { return errors.Join(t.compare(l), t.checkNewest(l)) }
 	}
-	defer loaded.Close()
-	for _, tensor := range t.state(t.placed) {
-		if err := t.restore(loaded, tensor); err != nil {
-			return false, err
-		}
+	dir, step, err := t.store.Restore(context.Background(), want)
+	if errors.Is(err, checkpoint.ErrNone) {
+		return false, nil
 	}
-	t.next, t.resumedAt = loaded.Step, loaded.Step
-	t.Log.Info("the run goes on from a checkpoint", "step", loaded.Step, "from", loaded.Dir)
-	return true, t.Stream.Synchronize()
-}
-
-// restore writes one tensor of a checkpoint to its place.
-func (t *Trainer) restore(from *checkpoint.Loaded, to optim.StateTensor) error {
-	saved, ok := from.Tensor(to.Name)
-	if !ok || saved.DType != to.Value.DType || !slices.Equal(saved.Shape, to.Value.Dims()) {
-		return fmt.Errorf("%s does not hold %s as %v; give a checkpoint of this model", from.Dir, to.Name, to.Value)
-	}
-	t.Device.Write(t.Stream, to.Value.Region(), saved.Data)
-	return nil
-}
-
-// chooseCheckpoint returns the checkpoint to go on from, nil for a new run. Rank 0 verifies, compares and chooses; the others
-// follow.
-func (t *Trainer) chooseCheckpoint() (*checkpoint.Loaded, error) {
-	dir, named := t.checkpointDir(), t.Config.Checkpoint.Resume
-	var loaded *checkpoint.Loaded
-	choice := "none"
-	if t.Mesh.Rank == 0 {
-		var err error
-		switch named {
-		case "auto":
-			loaded, err = t.store.Newest()
-		case "none":
-			err = checkpoint.ErrNone
-		default:
-			loaded, err = checkpoint.LoadDir(named)
-		}
-		switch {
-		case err == nil:
-			err := t.compare(loaded)
-			if named != "auto" { // auto may pass over later ones, since they are damaged
-				err = errors.Join(err, t.checkNewest(loaded))
-			}
-			if err != nil {
-				return nil, errors.Join(err, loaded.Close())
-			}
-			choice = strconv.Itoa(loaded.Step)
-		case !errors.Is(err, checkpoint.ErrNone):
-			return nil, &ConfigurationError{Key: "checkpoint.resume", Err: err}
-		}
-	}
-	choices, err := t.world.GatherBytes(context.Background(), []byte(choice))
-	if err != nil || string(choices[0]) == "none" || t.Mesh.Rank == 0 {
-		return loaded, err
-	}
-	if named != "auto" {
-		return checkpoint.LoadDir(named)
-	}
-	step, err := strconv.Atoi(string(choices[0]))
 	if err != nil {
-		return nil, fmt.Errorf("rank 0 chose the checkpoint of step %q: %w", choices[0], err)
+		return false, &ConfigurationError{Key: "checkpoint.resume", Err: err}
 	}
-	return checkpoint.OpenReadOnly(dir, t.Log).Load(step)
+	t.next, t.resumedAt, t.saved.dir = step, step, dir
+	t.Log.Info("the run goes on from a checkpoint", "step", step, "from", dir)
+	return true, nil
 }
 
-// compare refuses a checkpoint of a run that differs in what decides the numbers. Only train.steps may have grown.
-func (t *Trainer) compare(loaded *checkpoint.Loaded) error {
-	var lines []string
-	for _, d := range checkpoint.CompareRecords(loaded.Record, t.record) {
-		if d.Key == "train.steps" {
-			was, err := strconv.Atoi(d.Saved)
-			if err == nil && t.Config.Train.Steps > was {
-				t.Log.Info("train.steps has grown: the learning rate follows the new schedule from here", "was", was, "now", t.Config.Train.Steps)
-				continue
-			}
-		}
-		lines = append(lines, fmt.Sprintf("%s was %s, now %s", d.Key, d.Saved, d.Now))
-	}
-	if len(lines) == 0 {
+// restore reads this rank's part of the state.
+func (t *Trainer) restore(from *checkpoint.Loaded) error {
+	err := from.Read(t.saved.parts, func(i, at int, elements []byte) error {
+		v := t.saved.tensors[i].Value
+		at *= v.DType.Size()
+		t.Device.Write(t.Stream, v.Region().Slice(at, at+len(elements)), elements)
 		return nil
-	}
-	return &ConfigurationError{Key: "checkpoint.resume", Err: fmt.Errorf("the run in %s has other numbers: %s; restore the old values, or choose another run.output_dir",
-		loaded.Dir, strings.Join(lines, "; "))}
+	})
+	return errors.Join(err, t.Stream.Synchronize())
 }
 
 // checkNewest refuses to go on from a named checkpoint where output_dir holds later ones: they would be taken for this run's.
@@ -350,8 +246,7 @@ func (t *Trainer) checkNewest(loaded *checkpoint.Loaded) error {
 	if err != nil || !found || newest <= loaded.Step {
 		return err
 	}
-	return &ConfigurationError{Key: "checkpoint.resume", Err: fmt.Errorf("%s is of step %d, but %s already goes to step %d; choose another run.output_dir",
-		loaded.Dir, loaded.Step, t.checkpointDir(), newest)}
+	return fmt.Errorf("%s is of step %d, but %s already goes to step %d; choose another run.output_dir", loaded.Dir, loaded.Step, t.checkpointDir(), newest)
 }
 
 func exists(path string) bool {

@@ -53,8 +53,8 @@ type Trainer struct {
 	training   *data.Dataset
 	validation *data.Dataset     // nil where there is none
 	record     checkpoint.Record // on rank 0
-	store      *checkpoint.Store // on rank 0
-	copied     []byte            // the state as a background save writes it
+	store      *checkpoint.Store // nil where nothing is trained
+	saved      savedState
 
 	next      int // the step to make, from 0
 	resumedAt int // the step that the run was resumed after, 0 for a new run
@@ -82,15 +82,20 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 		if t.record, err = newRecord(t); err != nil {
 			return t, err
 		}
-		if t.store, err = checkpoint.Open(t.checkpointDir(), l.Config.Checkpoint.Keep, stateFormats[l.Config.Checkpoint.Format], o.Log); err != nil {
-			return t, err
-		}
 	}
 	if err := t.openGroups(); err != nil {
 		return t, err
 	}
 	if err := t.allocate(); err != nil {
 		return t, err
+	}
+	if l.Config.Run.Mode != "evaluate" {
+		if err := t.openStore(); err != nil {
+			return t, err
+		}
+		if err := t.divideState(); err != nil {
+			return t, err
+		}
 	}
 	return t, t.fill()
 }
@@ -258,10 +263,7 @@ func (t *Trainer) pretrained() (*checkpoint.Weights, error) {
 
 // Close releases the data, the checkpoints and the memory. It waits for a checkpoint that is being written.
 func (t *Trainer) Close() error {
-	var errs []error
-	if t.store != nil {
-		errs = append(errs, t.store.Close())
-	}
+	errs := []error{t.closeStore()}
 	for _, d := range []*data.Dataset{t.training, t.validation} {
 		if d != nil {
 			errs = append(errs, d.Close())

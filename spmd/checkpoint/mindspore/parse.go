@@ -26,14 +26,17 @@ type Tensor struct {
 	DType safetensors.DType
 	// Shape has one entry per dimension; a scalar has none.
 	Shape []int
-	// Slices are the elements, row-major and little-endian, one slice after the other. They are the mapped file itself:
-	// read-only, gone after Close, and aligned to nothing.
-	Slices [][]byte
+	// Spans are where the elements, row-major and little-endian, lie in the file's bytes, one span after the other. They are
+	// aligned to nothing.
+	Spans []safetensors.Span
 }
 
 // parse finds the tensors of a file whose whole contents are data. Errors name the tensor, or the byte of the file at which
 // it stops making sense; the caller adds the file's name and the remedy. Strings are skipped.
 func parse(data []byte) ([]Tensor, error) {
+	if len(data) == 0 {
+		return nil, errors.New("the file is empty")
+	}
 	data, err := checkCRC(data)
 	if err != nil {
 		return nil, err
@@ -155,8 +158,8 @@ func (t *Tensor) parse(m *message) error {
 			}
 		case f.key == tensorType && f.wire == wireBytes && !hasType:
 			typ, hasType = string(f.bytes[:min(len(f.bytes), 32)]), true
-		case f.key == tensorContent && f.wire == wireBytes && t.Slices == nil:
-			t.Slices = [][]byte{f.bytes}
+		case f.key == tensorContent && f.wire == wireBytes && t.Spans == nil:
+			t.Spans = []safetensors.Span{{At: m.base + m.at - len(f.bytes), Len: len(f.bytes)}}
 		default:
 			err = fmt.Errorf("byte %d: field %d is not part of a tensor, or occurs twice", m.base+m.at, f.key)
 		}
@@ -166,7 +169,7 @@ func (t *Tensor) parse(m *message) error {
 	}
 	t.DType = types[typ]
 	switch {
-	case !hasType || t.Slices == nil:
+	case !hasType || t.Spans == nil:
 		return errors.New("it has no type or no contents")
 	case t.DType == "" && typ != textType:
 		return fmt.Errorf("type %q is not supported; save it in a float type", typ)
@@ -190,18 +193,18 @@ func (t *Tensor) join(next Tensor) error {
 	if next.DType != t.DType || !slices.Equal(next.Shape, t.Shape) {
 		return fmt.Errorf("tensor %q: its slices are %s%v and %s%v", t.Name, t.DType, t.Shape, next.DType, next.Shape)
 	}
-	t.Slices = append(t.Slices, next.Slices...)
+	t.Spans = append(t.Spans, next.Spans...)
 	return nil
 }
 
 // check makes sure that the elements are as many as the shape says.
 func (t *Tensor) check() error {
 	have := 0
-	for _, s := range t.Slices {
-		if len(s)*8%t.DType.Bits() != 0 {
-			return fmt.Errorf("a slice of %d bytes does not hold whole elements of %s", len(s), t.DType)
+	for _, s := range t.Spans {
+		if s.Len*8%t.DType.Bits() != 0 {
+			return fmt.Errorf("a slice of %d bytes does not hold whole elements of %s", s.Len, t.DType)
 		}
-		have += len(s)
+		have += s.Len
 	}
 	if len(t.Shape) == 1 && t.Shape[0] == 0 && have*8 == t.DType.Bits() {
 		t.Shape = nil // MindSpore's other form of a scalar

@@ -75,17 +75,44 @@ func (s *slicer) Write(p []byte) (int, error) {
 // begin writes everything of the next Value that comes before its elements.
 func (s *slicer) begin() error {
 	n := min(s.remaining, s.limit)
-	typ := typeName(s.tensor.DType)
+	s.left, s.remaining = n, s.remaining-n
+	_, err := s.w.Write(encodeValue(s.tensor, n))
+	return err
+}
+
+// encodeValue returns everything of a Value with n bytes of a tensor's elements that comes before them.
+func encodeValue(t safetensors.Tensor, n int) []byte {
+	typ := typeName(t.DType)
 	var tensor []byte
-	for _, d := range s.tensor.Shape {
+	for _, d := range t.Shape {
 		tensor = appendNumber(tensor, tensorDims, uint64(d))
 	}
 	tensor = append(appendLength(tensor, tensorType, len(typ)), typ...)
 	tensor = appendLength(tensor, tensorContent, n)
 
-	value := append(appendLength(nil, valueTag, len(s.tensor.Name)), s.tensor.Name...)
+	value := append(appendLength(nil, valueTag, len(t.Name)), t.Name...)
 	value = append(appendLength(value, valueTensor, len(tensor)+n), tensor...)
-	s.left, s.remaining = n, s.remaining-n
-	_, err := s.w.Write(append(appendLength(nil, checkpointValue, len(value)+n), value...))
-	return err
+	return append(appendLength(nil, checkpointValue, len(value)+n), value...)
+}
+
+// Spans returns where the elements of each tensor lie in the file that Write makes: in one place for each Value.
+func Spans(tensors []safetensors.Tensor) ([][]safetensors.Span, error) {
+	return spans(tensors, sliceBytes)
+}
+
+func spans(tensors []safetensors.Tensor, sliceBytes int) ([][]safetensors.Span, error) {
+	list, at := make([][]safetensors.Span, len(tensors)), 0
+	for i, t := range tensors {
+		left, err := t.Size()
+		if err != nil {
+			return nil, err
+		}
+		for first := true; first || left > 0; first = false {
+			n := min(left, sliceBytes)
+			at += len(encodeValue(t, n))
+			list[i] = append(list[i], safetensors.Span{At: at, Len: n})
+			at, left = at+n, left-n
+		}
+	}
+	return list, nil
 }

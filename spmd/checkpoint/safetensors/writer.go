@@ -69,6 +69,27 @@ func Write(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	return nil
 }
 
+// A Span is where elements lie in a file.
+type Span struct{ At, Len int } // in bytes
+
+// Spans returns where the elements of each tensor lie in the file that Write makes.
+func Spans(tensors []Tensor, metadata map[string]string) ([][]Span, error) {
+	head, err := encodeHeader(tensors, metadata)
+	if err != nil {
+		return nil, err
+	}
+	spans, at := make([][]Span, len(tensors)), len(head)
+	for i, t := range tensors {
+		size, err := t.Size()
+		if err != nil {
+			return nil, err
+		}
+		spans[i] = []Span{{at, size}}
+		at += size
+	}
+	return spans, nil
+}
+
 // encodeHeader returns everything that comes before the elements.
 func encodeHeader(tensors []Tensor, metadata map[string]string) ([]byte, error) {
 	var b bytes.Buffer
