@@ -48,6 +48,9 @@ func CheckDropout(y, x Tensor, o DropoutOptions) error {
 	if !(o.Rate >= 0 && o.Rate < 1) {
 		return fmt.Errorf("rate %g is not in [0, 1)", o.Rate)
 	}
+	if o.First < 0 {
+		return fmt.Errorf("the first element has the number %d", o.First)
+	}
 	return firstError(rows("y", y), like("x", x, y), apart("y", y, "x", x, true))
 }
 

@@ -138,6 +138,16 @@ func (t Tensor) Narrow(dim, from, to int) Tensor {
 	return t
 }
 
+// Transpose returns the view in which dimensions i and j have changed places. The last dimension of an operand must stay dense.
+func (t Tensor) Transpose(i, j int) Tensor {
+	if i < 0 || i >= t.Rank || j < 0 || j >= t.Rank {
+		panic(fmt.Sprintf("kernels: %v has no dimensions %d and %d", t, i, j))
+	}
+	t.Shape[i], t.Shape[j] = t.Shape[j], t.Shape[i]
+	t.Stride[i], t.Stride[j] = t.Stride[j], t.Stride[i]
+	return t
+}
+
 // Expand returns a view in which dimension dim, of size 1, is repeated n times. It is for operands that are only read.
 func (t Tensor) Expand(dim, n int) Tensor {
 	if dim < 0 || dim >= t.Rank || t.Shape[dim] != 1 {

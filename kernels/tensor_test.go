@@ -48,6 +48,9 @@ func TestTensorViews(t *testing.T) {
 	if one := fused.Narrow(0, 1, 2).Narrow(1, 2, 3); !one.Dense() || one.Offset != 16+4*(100+40) {
 		t.Errorf("one row: dense %v, offset %d", one.Dense(), one.Offset)
 	}
+	if x := k.Transpose(0, 2); !slices.Equal(x.Dims(), []int{2, 5, 4, 3}) || x.Stride != [MaxRank]int{3, 20, 100, 1} || x.Transpose(2, 0) != k {
+		t.Errorf("transposed it is %v, strides %v", x, x.Stride)
+	}
 	if r := fused.Reshape(20, 20); !r.SameShape(NewTensor(nil, 0, device.Uint8, 20, 20)) || r.SameShape(fused) {
 		t.Errorf("reshaped to %v", r)
 	}
@@ -62,6 +65,7 @@ func TestTensorMistakesPanic(t *testing.T) {
 		"narrowing to outside":   func() { x.Narrow(1, 3, 7) },
 		"narrowing a dimension":  func() { x.Narrow(2, 0, 1) },
 		"narrowing backwards":    func() { x.Narrow(0, 2, 1) },
+		"transposing outside":    func() { x.Transpose(0, 2) },
 		"splitting unevenly":     func() { x.Split(1, 4, 2) },
 		"splitting to five dims": func() { NewTensor(nil, 0, device.Float32, 1, 1, 1, 4).Split(3, 2, 2) },
 	} {

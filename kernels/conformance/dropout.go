@@ -9,7 +9,8 @@ import (
 func Dropout(y, x []float64, o kernels.DropoutOptions) {
 	for i := range y {
 		y[i] = o.Scale * x[i]
-		if word := philox(uint64(i/4), o.Stream, o.Key)[i%4]; float64(word) < o.Rate*(1<<32) {
+		n := o.First + i
+		if word := philox(uint64(n/4), o.Stream, o.Key)[n%4]; float64(word) < o.Rate*(1<<32) {
 			y[i] = 0
 		}
 	}
@@ -31,7 +32,8 @@ func philox(low, high, key uint64) [4]uint64 {
 func testDropout(s *suite) {
 	for _, n := range shapes() {
 		for _, l := range layouts() {
-			for _, o := range []kernels.DropoutOptions{{Scale: 0.3}, {Scale: 1.25, Rate: 0.2, Key: 1<<40 + 5, Stream: 1<<50 + 77}} {
+			for _, o := range []kernels.DropoutOptions{{Scale: 0.3}, {Scale: 1.25, Rate: 0.2, Key: 1<<40 + 5, Stream: 1<<50 + 77},
+				{Scale: 1, Rate: 0.5, Key: 3, Stream: 4, First: 1<<33 + 7}} {
 				x, y := s.input(l, n.rows, n.width), s.output(device.Float32, layout{pad: 5}, n.rows, n.width)
 				want := make([]float64, y.Len())
 				Dropout(want, x.values(), o)

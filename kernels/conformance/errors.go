@@ -89,6 +89,7 @@ func testOperandErrors(s *suite) {
 		{"Dropout", "x", func(o kernels.Operators, st device.Stream) {
 			o.Dropout(st, x, narrow, kernels.DropoutOptions{Scale: 1})
 		}},
+		{"Dropout", "number -1", func(o kernels.Operators, st device.Stream) { o.Dropout(st, x, x, kernels.DropoutOptions{First: -1}) }},
 		{"Dropout", "rate 1", func(o kernels.Operators, st device.Stream) { o.Dropout(st, x, x, kernels.DropoutOptions{Rate: 1}) }},
 		{"MatMul", "a", func(o kernels.Operators, st device.Stream) { o.MatMul(st, f(4, 4), ids, x, kernels.MatMulOptions{}) }},
 		{"Zero", "x", func(o kernels.Operators, st device.Stream) { o.Zero(st, x.Narrow(1, 0, 3)) }},

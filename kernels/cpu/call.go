@@ -22,7 +22,7 @@ type call struct {
 	n    int // arguments in use
 	outs int
 	f    [6]float64
-	word [2]uint64
+	word [3]uint64
 	flag [3]bool
 }
 

@@ -13,7 +13,7 @@ func (d *Device) Dropout(s device.Stream, y, x kernels.Tensor, o kernels.Dropout
 	c := call{name: "Dropout", run: runDropout}
 	c.operands(1, byRows(y), byRows(x))
 	c.f[0], c.f[1] = o.Scale, o.Rate
-	c.word[0], c.word[1] = o.Key, o.Stream
+	c.word = [3]uint64{o.Key, o.Stream, uint64(o.First)}
 	d.launch(s, kernels.CheckDropout(y, x, o), c)
 }
 
@@ -31,7 +31,7 @@ func dropoutRows(d *Device, c *call, _ *worker, from, to int) {
 		out := ys[row(y, i):][:n]
 		d.set.scale(out, xs[row(x, i):][:n], scale)
 		if limit > 0 {
-			dropRow(out, uint64(i)*uint64(n), limit, c.word[0], c.word[1])
+			dropRow(out, c.word[2]+uint64(i)*uint64(n), limit, c.word[0], c.word[1])
 		}
 	}
 }

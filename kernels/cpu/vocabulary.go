@@ -16,7 +16,7 @@ func (d *Device) EmbeddingPart(s device.Stream, y, weight, ids kernels.Tensor, v
 }
 
 // vocabulary notes which part of a vocabulary the call works on; part returns its first id and the size of the whole.
-func (c *call) vocabulary(v kernels.Vocabulary) { c.word = [2]uint64{uint64(v.First), uint64(v.Whole)} }
+func (c *call) vocabulary(v kernels.Vocabulary) { c.word = [3]uint64{uint64(v.First), uint64(v.Whole)} }
 
 func (c *call) part() (first, whole int) { return int(c.word[0]), int(c.word[1]) }
 

@@ -11,7 +11,7 @@ import (
 // sharing one of keys and values.
 type selfAttention struct {
 	heads, kvHeads, dim int // of this rank's
-	scale               float64
+	core                coreAttention
 	rope                kernels.RoPEOptions
 
 	qkv        joined // [(N+2K)D, H]: q, k and v as one matrix; as two where tensor ranks share key-value heads
@@ -27,8 +27,9 @@ type selfAttentionRecord struct {
 	lora loraRecords
 
 	// Kept but for RecomputeFull: what attention took to compute.
-	attended, stats kernels.Tensor // [B*T,N*D]; see AttentionSizes
-	// Kept with KeepAll alone.
+	attended kernels.Tensor // [B*T,N*D]
+	core     *coreRecord
+	// Kept with KeepAll alone, and what attention reads is not where Ulysses ranks keep it.
 	qkv          kernels.Tensor // [B*T,(N+2K)D] rotated, or as projected with QK norm
 	qRstd, kRstd kernels.Tensor // [B*T*N], [B*T*K] with QK norm
 	qNormed      kernels.Tensor // [B*T,N*D] normalised and rotated, with QK norm
@@ -38,7 +39,7 @@ type selfAttentionRecord struct {
 	dqkv               kernels.Tensor // as projected, before QK norm and RoPE
 	dqNormed, dkNormed kernels.Tensor // before RoPE, with QK norm
 
-	dAttended, workspace kernels.Tensor // within one call
+	dAttended kernels.Tensor // within one call
 }
 
 func newSelfAttention(b *builder, name string) *selfAttention {
@@ -46,7 +47,8 @@ func newSelfAttention(b *builder, name string) *selfAttention {
 	n, k, d, h := c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim, c.HiddenSize
 	first, end := b.cut(n)
 	kvFirst, kvEnd := b.keyValueHeads(k)
-	a := &selfAttention{heads: end - first, kvHeads: kvEnd - kvFirst, dim: d, scale: c.AttentionScale(), rope: c.RoPE.options(), withQKNorm: c.QKNorm}
+	a := &selfAttention{heads: end - first, kvHeads: kvEnd - kvFirst, dim: d, rope: c.RoPE.options(), withQKNorm: c.QKNorm}
+	a.core = coreAttention{heads: a.heads, kvHeads: a.kvHeads, keyDim: d, valueDim: d, scale: c.AttentionScale()}
 	q := module{name + ".q_proj", n * d, first * d, end * d}
 	key, v := module{name + ".k_proj", k * d, kvFirst * d, kvEnd * d}, module{name + ".v_proj", k * d, kvFirst * d, kvEnd * d}
 	if share := b.HeadSharing(k); share > 1 {
@@ -76,18 +78,20 @@ func (a *selfAttention) newRecord(k kernels.Operators, size Size, m *Memory) Rec
 	t, nd, kd := size.Tokens(), a.heads*a.dim, a.kvHeads*a.dim
 	r := &selfAttentionRecord{full: m.Recompute == RecomputeFull}
 	at := m.activation
-	projections, attended := m.keep(KeepAll), m.keep(RecomputeSelective)
-	r.qkv, r.dqkv = at(projections, t, nd+2*kd), at(m.Delayed, t, nd+2*kd)
+	projections, inputs, attended := m.keep(KeepAll), a.core.inputs(size, m), m.keep(RecomputeSelective)
 	if a.withQKNorm {
-		r.qRstd, r.qNormed, r.dqNormed = m.statistic(projections, t*a.heads), at(projections, t, nd), at(m.Delayed, t, nd)
-		r.kRstd, r.kNormed, r.dkNormed = m.statistic(projections, t*a.kvHeads), at(projections, t, kd), at(m.Delayed, t, kd)
+		r.qkv = at(projections, t, nd+2*kd)
+		r.qRstd, r.qNormed, r.dqNormed = m.statistic(projections, t*a.heads), at(inputs, t, nd), at(m.Delayed, t, nd)
+		r.kRstd, r.kNormed, r.dkNormed = m.statistic(projections, t*a.kvHeads), at(inputs, t, kd), at(m.Delayed, t, kd)
+	} else {
+		r.qkv = at(inputs, t, nd+2*kd)
 	}
-	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
-	r.attended, r.stats = at(attended, t, nd), m.statistic(attended, statistics...)
+	r.dqkv = at(m.Delayed, t, nd+2*kd)
+	r.attended = at(attended, t, nd)
+	r.core = a.core.newRecord(k, size, m)
 	r.lora.place(t, projections, m, a.qkv...)
 	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, nd)
-	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
 	return r
 }
 
@@ -97,18 +101,22 @@ func heads4(x kernels.Tensor, size Size, from, heads, dim int) kernels.Tensor {
 }
 
 // projections views x [B*T,(N+2K)D] as q [B,T,N,D], k and v [B,T,K,D].
-func (a *selfAttention) projections(x kernels.Tensor, size Size) (q, k, v kernels.Tensor) {
+func (a *selfAttention) projections(x kernels.Tensor, size Size) headTensors {
 	n, kv, d := a.heads, a.kvHeads, a.dim
-	return heads4(x, size, 0, n, d), heads4(x, size, n*d, kv, d), heads4(x, size, (n+kv)*d, kv, d)
+	return headTensors{q: heads4(x, size, 0, n, d), k: heads4(x, size, n*d, kv, d), v: heads4(x, size, (n+kv)*d, kv, d)}
+}
+
+// normed puts tensors of normalised queries and keys, [B*T,N*D] and [B*T,K*D], in place of those of projections x, with QK norm.
+func (a *selfAttention) normed(x headTensors, q, k kernels.Tensor, size Size) headTensors {
+	if a.withQKNorm {
+		x.q, x.k = heads4(q, size, 0, a.heads, a.dim), heads4(k, size, 0, a.kvHeads, a.dim)
+	}
+	return x
 }
 
 // inputs returns q, k and v as attention sees them, normalised and rotated.
-func (a *selfAttention) inputs(r *selfAttentionRecord, size Size) (q, k, v kernels.Tensor) {
-	q, k, v = a.projections(r.qkv, size)
-	if a.withQKNorm {
-		q, k = heads4(r.qNormed, size, 0, a.heads, a.dim), heads4(r.kNormed, size, 0, a.kvHeads, a.dim)
-	}
-	return q, k, v
+func (a *selfAttention) inputs(r *selfAttentionRecord, size Size) headTensors {
+	return a.normed(a.projections(r.qkv, size), r.qNormed, r.kNormed, size)
 }
 
 func (a *selfAttention) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
@@ -128,28 +136,22 @@ func (a *selfAttention) recompute(c *Context, record Record, mb *MicroBatch, x k
 
 // attend computes r.attended from x.
 func (a *selfAttention) attend(c *Context, r *selfAttentionRecord, mb *MicroBatch, x kernels.Tensor) {
-	q, k, v := a.computeInputs(c, r, mb.Positions, x)
-	o := heads4(r.attended, c.Size, 0, a.heads, a.dim)
-	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, attentionOptions(a.scale, mb))
-}
-
-// attentionOptions returns the options of a micro batch's attention.
-func attentionOptions(scale float64, mb *MicroBatch) kernels.AttentionOptions {
-	return kernels.AttentionOptions{Scale: scale, Causal: true, Documents: mb.Documents}
+	a.core.forward(c, r.core, mb, heads4(r.attended, c.Size, 0, a.heads, a.dim), a.computeInputs(c, r, mb.Positions, x))
 }
 
 // computeInputs computes attention's inputs from x, at the given positions or, where there are none, those of the tables.
-func (a *selfAttention) computeInputs(c *Context, r *selfAttentionRecord, positions, x kernels.Tensor) (q, k, v kernels.Tensor) {
+func (a *selfAttention) computeInputs(c *Context, r *selfAttentionRecord, positions, x kernels.Tensor) headTensors {
 	a.qkv.forward(c, r.lora, r.qkv, x)
-	q, k, v = a.inputs(r, c.Size)
+	in := a.inputs(r, c.Size)
 	if a.withQKNorm {
-		qIn, kIn, _ := a.projections(r.qkv, c.Size)
-		a.qNorm.forward(c, q, r.qRstd, qIn)
-		a.kNorm.forward(c, k, r.kRstd, kIn)
+		projected := a.projections(r.qkv, c.Size)
+		a.qNorm.forward(c, in.q, r.qRstd, projected.q)
+		a.kNorm.forward(c, in.k, r.kRstd, projected.k)
 	}
-	c.Kernels.RoPE(c.Stream, q, q, c.Cos, c.Sin, positions, a.rope)
-	c.Kernels.RoPE(c.Stream, k, k, c.Cos, c.Sin, positions, a.rope)
-	return q, k, v
+	c.Kernels.RoPE(c.Stream, in.q, in.q, c.Cos, c.Sin, positions, a.rope)
+	c.Kernels.RoPE(c.Stream, in.k, in.k, c.Cos, c.Sin, positions, a.rope)
+	a.core.spread(c, r.core, in)
+	return in
 }
 
 func (a *selfAttention) project(c *Context, record Record, y kernels.Tensor) {
@@ -166,22 +168,17 @@ func (a *selfAttention) backwardInput(c *Context, record Record, mb *MicroBatch,
 
 // backwardAttention computes r.dqkv from r.dAttended: through attention, RoPE and QK norm.
 func (a *selfAttention) backwardAttention(c *Context, r *selfAttentionRecord, mb *MicroBatch) {
-	q, k, v := a.inputs(r, c.Size)
-	dqIn, dkIn, dv := a.projections(r.dqkv, c.Size)
-	dq, dk := dqIn, dkIn
-	if a.withQKNorm {
-		dq, dk = heads4(r.dqNormed, c.Size, 0, a.heads, a.dim), heads4(r.dkNormed, c.Size, 0, a.kvHeads, a.dim)
-	}
+	projected, dProjected := a.projections(r.qkv, c.Size), a.projections(r.dqkv, c.Size)
+	d := a.normed(dProjected, r.dqNormed, r.dkNormed, c.Size)
 	o, do := heads4(r.attended, c.Size, 0, a.heads, a.dim), heads4(r.dAttended, c.Size, 0, a.heads, a.dim)
-	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, attentionOptions(a.scale, mb))
+	a.core.backward(c, r.core, mb, d, do, o, a.inputs(r, c.Size))
 	inverse := a.rope
 	inverse.Inverse = true
-	c.Kernels.RoPE(c.Stream, dq, dq, c.Cos, c.Sin, mb.Positions, inverse)
-	c.Kernels.RoPE(c.Stream, dk, dk, c.Cos, c.Sin, mb.Positions, inverse)
+	c.Kernels.RoPE(c.Stream, d.q, d.q, c.Cos, c.Sin, mb.Positions, inverse)
+	c.Kernels.RoPE(c.Stream, d.k, d.k, c.Cos, c.Sin, mb.Positions, inverse)
 	if a.withQKNorm {
-		qIn, kIn, _ := a.projections(r.qkv, c.Size)
-		a.qNorm.backwardInput(c, dqIn, dq, qIn, r.qRstd, kernels.Tensor{})
-		a.kNorm.backwardInput(c, dkIn, dk, kIn, r.kRstd, kernels.Tensor{})
+		a.qNorm.backwardInput(c, dProjected.q, d.q, projected.q, r.qRstd, kernels.Tensor{})
+		a.kNorm.backwardInput(c, dProjected.k, d.k, projected.k, r.kRstd, kernels.Tensor{})
 	}
 }
 
@@ -190,9 +187,9 @@ func (a *selfAttention) backwardWeight(c *Context, record Record, mb *MicroBatch
 	a.qkv.backwardWeight(c, mb, r.lora, r.dqkv, x)
 	a.output.backwardWeight(c, mb, r.lora, dy, r.attended)
 	if a.withQKNorm {
-		qIn, kIn, _ := a.projections(r.qkv, c.Size)
-		a.qNorm.backwardWeight(c, mb, heads4(r.dqNormed, c.Size, 0, a.heads, a.dim), qIn, r.qRstd)
-		a.kNorm.backwardWeight(c, mb, heads4(r.dkNormed, c.Size, 0, a.kvHeads, a.dim), kIn, r.kRstd)
+		projected := a.projections(r.qkv, c.Size)
+		a.qNorm.backwardWeight(c, mb, heads4(r.dqNormed, c.Size, 0, a.heads, a.dim), projected.q, r.qRstd)
+		a.kNorm.backwardWeight(c, mb, heads4(r.dkNormed, c.Size, 0, a.kvHeads, a.dim), projected.k, r.kRstd)
 	}
 }
 
@@ -205,7 +202,6 @@ func (a *selfAttention) newCache(arena *kernels.Arena, positions int) cache {
 
 func (a *selfAttention) decode(c *Context, record Record, kv cache, at int, y, x kernels.Tensor) {
 	r := record.(*selfAttentionRecord)
-	q, k, v := a.computeInputs(c, r, kernels.Tensor{}, x)
-	kv.attend(c, heads4(r.attended, c.Size, 0, a.heads, a.dim), r.stats, q, k, v, at, a.scale)
+	kv.attend(c, r.core, heads4(r.attended, c.Size, 0, a.heads, a.dim), a.computeInputs(c, r, kernels.Tensor{}, x), at, a.core.scale)
 	a.project(c, r, y)
 }

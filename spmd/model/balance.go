@@ -111,7 +111,8 @@ func (m *mixture) newBalanceRecord(size Size, mem *Memory) balanceRecord {
 }
 
 // count counts a micro batch's assignments, and computes the gradient of a balancing loss. A pass for its loss alone counts
-// nothing.
+// nothing. Ranks that share samples add up their counts, on which the gradient depends alone; each has its own tokens' part of
+// the loss.
 func (m *mixture) count(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	b := c.Balancing
 	if b == nil || mb.Gradients.IsZero() {
@@ -119,21 +120,22 @@ func (m *mixture) count(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	}
 	k, s := c.Kernels, c.Stream
 	k.CountAssignments(s, b.Load.Narrow(0, m.index, m.index+1), r.experts, true)
-	weight, tokens := b.LossWeight/float64(b.MicroBatches), float64(c.Size.Tokens())
+	weight, length := b.LossWeight/float64(b.MicroBatches), float64(c.Size.Whole())
 	switch b.Loss {
 	case BalanceMicroBatch:
 		e := &mb.Experts
 		k.CountAssignments(s, e.counts, r.experts, m.index > 0)
 		k.SumScores(s, e.mass, r.scores, m.index > 0)
-		if n := float64(m.layers) * tokens; m.index == m.layers-1 {
+		if n := float64(m.layers*c.Size.Batch) * length; m.index == m.layers-1 {
+			c.addUp(e.counts)
 			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.gradient, e.counts, e.mass, float64(m.Count)/(n*n), weight)
 		}
 	case BalanceSequence:
-		n := float64(c.Size.Sequence)
 		k.CountAssignments(s, r.balance.counts, r.experts, false)
+		c.addUp(r.balance.counts)
 		k.SumScores(s, r.balance.mass, r.scores, false)
 		k.BalanceLoss(s, m.lossOf(mb, 0, m.index), r.balance.gradient, r.balance.counts, r.balance.mass,
-			float64(m.Count)/(float64(m.Route.TopK)*n*n*float64(c.Size.Batch)), weight)
+			float64(m.Count)/(float64(m.Route.TopK)*length*length*float64(c.Size.Batch)), weight)
 	}
 }
 
@@ -155,7 +157,14 @@ func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	c.Kernels.RouteBackward(c.Stream, r.dLogits, r.dWeights, r.experts, r.scores, gradient, m.Route)
 	if b != nil && b.ZLossWeight > 0 {
 		c.Kernels.RouterZLoss(c.Stream, m.lossOf(mb, 1, m.index), r.dLogits, r.logits,
-			b.ZLossWeight/float64(b.MicroBatches*c.Size.Tokens()))
+			b.ZLossWeight/float64(b.MicroBatches*c.Size.Batch*c.Size.Whole()))
+	}
+}
+
+// addUp adds up the counts of the ranks that share samples: whole numbers, in any order.
+func (c *Context) addUp(counts kernels.Tensor) {
+	if c.ContextRanks != nil {
+		c.Stream.Wait(c.ContextRanks.AllReduce(counts.Region(), c.SumFloat64, c.Stream.Record()))
 	}
 }
 

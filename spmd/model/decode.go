@@ -27,11 +27,11 @@ type cache struct{ keys, values kernels.Tensor }
 
 // attend adds the keys and values of the tokens from position at on to the cache, and computes the attended values o of
 // their queries with all that are in it.
-func (kv cache) attend(c *Context, o, stats, q, k, v kernels.Tensor, at int, scale float64) {
+func (kv cache) attend(c *Context, r *coreRecord, o kernels.Tensor, x headTensors, at int, scale float64) {
 	end := at + c.Size.Sequence
-	c.Kernels.Copy(c.Stream, kv.keys.Narrow(1, at, end), k)
-	c.Kernels.Copy(c.Stream, kv.values.Narrow(1, at, end), v)
-	c.Kernels.Attention(c.Stream, o, stats, q, kv.keys.Narrow(1, 0, end), kv.values.Narrow(1, 0, end),
+	c.Kernels.Copy(c.Stream, kv.keys.Narrow(1, at, end), x.k)
+	c.Kernels.Copy(c.Stream, kv.values.Narrow(1, at, end), x.v)
+	c.Kernels.Attention(c.Stream, o, r.stats, x.q, kv.keys.Narrow(1, 0, end), kv.values.Narrow(1, 0, end),
 		kernels.AttentionOptions{Scale: scale, Causal: true})
 }
 
@@ -60,7 +60,7 @@ func NewDecoder(m *Model, d kernels.Device, s device.Stream, prompt, positions i
 	arena := kernels.NewArena(storage)
 	dec.storage = storage
 	dec.place(arena, prompt)
-	WriteTables(m.Config, d, s, dec.cos, dec.sin)
+	WriteTables(m.Config, d, s, dec.cos, dec.sin, Size{Sequence: dec.positions}.Positions())
 	return dec, s.Synchronize()
 }
 

@@ -20,7 +20,7 @@ const latentEps = 1e-6
 type latentAttention struct {
 	Latent
 	heads int // this rank's
-	scale float64
+	core  coreAttention
 	rope  kernels.RoPEOptions
 
 	queryDown linear // [Q,H], with a latent vector of queries
@@ -38,8 +38,9 @@ type latentRecord struct {
 	lora loraRecords
 
 	// Kept but for RecomputeFull.
-	attended, stats kernels.Tensor // [B*T,N*V]; see AttentionSizes
-	// Kept with KeepAll alone.
+	attended kernels.Tensor // [B*T,N*V]
+	core     *coreRecord
+	// Kept with KeepAll alone, and what attention reads is not where Ulysses ranks keep it.
 	queryDown, queryRstd kernels.Tensor // [B*T,Q], [B*T]
 	query                kernels.Tensor // [B*T,N*(P+R)] rotated
 	down, downRstd       kernels.Tensor // [B*T,C+R] the last R rotated, [B*T]
@@ -50,15 +51,16 @@ type latentRecord struct {
 	dQueryNormed, dQueryDown, dQuery, dDownNormed, dDown, dUp kernels.Tensor
 
 	// Within one call.
-	queryNormed, downNormed     kernels.Tensor // [B*T,Q], [B*T,C]
-	dAttended, dKeys, workspace kernels.Tensor
+	queryNormed, downNormed kernels.Tensor // [B*T,Q], [B*T,C]
+	dAttended, dKeys        kernels.Tensor
 }
 
 func newLatentAttention(b *builder, name string) *latentAttention {
 	c, l := b.config, b.config.Latent
 	n, h := c.NumAttentionHeads, c.HiddenSize
 	first, end := b.cut(n)
-	a := &latentAttention{Latent: *l, heads: end - first, scale: c.AttentionScale(), rope: c.RoPE.options()}
+	a := &latentAttention{Latent: *l, heads: end - first, rope: c.RoPE.options()}
+	a.core = coreAttention{heads: a.heads, kvHeads: a.heads, keyDim: l.PlainDim + l.RotaryDim, valueDim: l.ValueDim, scale: c.AttentionScale()}
 	heads := func(name string, width, in int) linear {
 		return *b.outputs(Replicas, in, false, module{name, n * width, first * width, end * width})
 	}
@@ -98,29 +100,28 @@ func (a *latentAttention) newRecord(k kernels.Operators, size Size, m *Memory) R
 	t, key := size.Tokens(), a.heads*(a.PlainDim+a.RotaryDim)
 	r := &latentRecord{full: m.Recompute == RecomputeFull}
 	at := m.activation
-	projections, attended := m.keep(KeepAll), m.keep(RecomputeSelective)
+	projections, inputs, attended := m.keep(KeepAll), a.core.inputs(size, m), m.keep(RecomputeSelective)
 	if a.QueryRank > 0 {
 		r.queryDown, r.queryRstd, r.queryNormed = at(projections, t, a.QueryRank), m.statistic(projections, t), at(m.Scratch, t, a.QueryRank)
 		r.dQueryDown, r.dQueryNormed = at(m.Delayed, t, a.QueryRank), at(m.Delayed, t, a.QueryRank)
 	}
-	r.query, r.dQuery = at(projections, t, key), at(m.Delayed, t, key)
+	r.query, r.dQuery = at(inputs, t, key), at(m.Delayed, t, key)
 	r.down, r.downRstd, r.downNormed = at(projections, t, a.KeyValueRank+a.RotaryDim), m.statistic(projections, t), at(m.Scratch, t, a.KeyValueRank)
 	r.dDown, r.dDownNormed = at(m.Delayed, t, a.KeyValueRank+a.RotaryDim), at(m.Delayed, t, a.KeyValueRank)
-	r.up, r.dUp = at(projections, t, a.heads*(a.PlainDim+a.ValueDim)), at(m.Delayed, t, a.heads*(a.PlainDim+a.ValueDim))
-	r.keys, r.dKeys = at(projections, t, key), at(m.Scratch, t, key)
-	statistics, workspace := k.AttentionSizes(a.inputs(r, size))
-	r.attended, r.stats = at(attended, t, a.heads*a.ValueDim), m.statistic(attended, statistics...)
+	r.up, r.dUp = at(inputs, t, a.heads*(a.PlainDim+a.ValueDim)), at(m.Delayed, t, a.heads*(a.PlainDim+a.ValueDim))
+	r.keys, r.dKeys = at(inputs, t, key), at(m.Scratch, t, key)
+	r.attended = at(attended, t, a.heads*a.ValueDim)
+	r.core = a.core.newRecord(k, size, m)
 	r.lora.place(t, projections, m, &a.queryDown, &a.query, &a.down, &a.up)
 	r.lora.place(t, attended, m, &a.output)
 	r.dAttended = at(m.Scratch, t, a.heads*a.ValueDim)
-	r.workspace = m.Scratch.Tensor(device.Uint8, workspace)
 	return r
 }
 
 // inputs returns q and k [B,T,N,P+R] and v [B,T,N,V] as attention sees them.
-func (a *latentAttention) inputs(r *latentRecord, size Size) (q, k, v kernels.Tensor) {
-	_, v = a.halves(r.up, size)
-	return a.keyHeads(r.query, size), a.keyHeads(r.keys, size), v
+func (a *latentAttention) inputs(r *latentRecord, size Size) headTensors {
+	_, v := a.halves(r.up, size)
+	return headTensors{q: a.keyHeads(r.query, size), k: a.keyHeads(r.keys, size), v: v}
 }
 
 // keyHeads views x [B*T,N*(P+R)] as heads.
@@ -167,13 +168,11 @@ func (a *latentAttention) recompute(c *Context, record Record, mb *MicroBatch, x
 
 // attend computes r.attended from x.
 func (a *latentAttention) attend(c *Context, r *latentRecord, mb *MicroBatch, x kernels.Tensor) {
-	q, k, v := a.computeInputs(c, r, mb.Positions, x)
-	o := heads4(r.attended, c.Size, 0, a.heads, a.ValueDim)
-	c.Kernels.Attention(c.Stream, o, r.stats, q, k, v, attentionOptions(a.scale, mb))
+	a.core.forward(c, r.core, mb, heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), a.computeInputs(c, r, mb.Positions, x))
 }
 
 // computeInputs computes attention's inputs from x.
-func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, x kernels.Tensor) (q, k, v kernels.Tensor) {
+func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, x kernels.Tensor) headTensors {
 	from := x
 	if a.QueryRank > 0 {
 		a.queryDown.forward(c, r.lora, r.queryDown, x)
@@ -185,14 +184,15 @@ func (a *latentAttention) computeInputs(c *Context, r *latentRecord, positions, 
 	a.downNorm.forward(c, r.downNormed, r.downRstd, a.latent(r.down))
 	a.up.forward(c, r.lora, r.up, r.downNormed)
 
-	q, k, v = a.inputs(r, c.Size)
-	rotaryQuery, shared, plain := a.rotary(q), a.shared(r.down, c.Size), kernels.Tensor{}
+	in := a.inputs(r, c.Size)
+	rotaryQuery, shared := a.rotary(in.q), a.shared(r.down, c.Size)
 	c.Kernels.RoPE(c.Stream, rotaryQuery, rotaryQuery, c.Cos, c.Sin, positions, a.rope)
 	c.Kernels.RoPE(c.Stream, shared, shared, c.Cos, c.Sin, positions, a.rope)
-	plain, _ = a.halves(r.up, c.Size)
-	c.Kernels.Copy(c.Stream, a.plain(k), plain)
-	c.Kernels.Copy(c.Stream, a.rotary(k), shared.Expand(2, a.heads))
-	return q, k, v
+	plain, _ := a.halves(r.up, c.Size)
+	c.Kernels.Copy(c.Stream, a.plain(in.k), plain)
+	c.Kernels.Copy(c.Stream, a.rotary(in.k), shared.Expand(2, a.heads))
+	a.core.spread(c, r.core, in)
+	return in
 }
 
 func (a *latentAttention) project(c *Context, record Record, y kernels.Tensor) {
@@ -219,11 +219,10 @@ func (a *latentAttention) backwardInput(c *Context, record Record, mb *MicroBatc
 
 // backwardAttention computes r.dQuery, r.dUp and the shared key's part of r.dDown from r.dAttended.
 func (a *latentAttention) backwardAttention(c *Context, r *latentRecord, mb *MicroBatch) {
-	q, k, v := a.inputs(r, c.Size)
 	dq, dk := a.keyHeads(r.dQuery, c.Size), a.keyHeads(r.dKeys, c.Size)
 	dPlain, dv := a.halves(r.dUp, c.Size)
 	o, do := heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), heads4(r.dAttended, c.Size, 0, a.heads, a.ValueDim)
-	c.Kernels.AttentionBackward(c.Stream, dq, dk, dv, do, q, k, v, o, r.stats, r.workspace, attentionOptions(a.scale, mb))
+	a.core.backward(c, r.core, mb, headTensors{q: dq, k: dk, v: dv}, do, o, a.inputs(r, c.Size))
 
 	inverse := a.rope
 	inverse.Inverse = true
@@ -260,7 +259,6 @@ func (a *latentAttention) newCache(arena *kernels.Arena, positions int) cache {
 
 func (a *latentAttention) decode(c *Context, record Record, kv cache, at int, y, x kernels.Tensor) {
 	r := record.(*latentRecord)
-	q, k, v := a.computeInputs(c, r, kernels.Tensor{}, x)
-	kv.attend(c, heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), r.stats, q, k, v, at, a.scale)
+	kv.attend(c, r.core, heads4(r.attended, c.Size, 0, a.heads, a.ValueDim), a.computeInputs(c, r, kernels.Tensor{}, x), at, a.core.scale)
 	a.project(c, r, y)
 }

@@ -45,9 +45,11 @@ const (
 // A Record is what a layer keeps of one micro batch. Each layer has a type of its own.
 type Record any
 
-// A Size is the shape of a micro batch: B samples of T tokens.
+// A Size is the shape of a micro batch as one rank has it: T tokens of each of B samples.
 type Size struct {
 	Batch, Sequence int
+	// Split says which tokens of a sample the rank has.
+	Split Split
 	// Shards is the number of tensor ranks that hold the tokens between them outside of the parts of layers, each the same
 	// number of them; 0 and 1 mean that each rank holds all.
 	Shards int
@@ -120,8 +122,9 @@ type MicroBatch struct {
 	// Positions are the tokens' positions [B,T] Int32 where they start again in each document, else none: then they count
 	// from 0 in each sample.
 	Positions kernels.Tensor
-	// Documents are the first tokens of the tokens' documents [B,T] Int32, see kernels.AttentionOptions, where a token
-	// attends only to its own document, else none.
+	// Documents are the first keys of the queries' documents, Int32, see kernels.AttentionOptions, where a token attends only
+	// to its own document, else none: for each step of the ring, one without ring ranks, [B,T], T being the tokens of all
+	// Ulysses ranks. See Size.CutDocuments.
 	Documents kernels.Tensor
 	// Rows are the ids' rows [B*T] Int32 among the Touched rows of the step. The forward pass does not need them.
 	Rows    kernels.Tensor
@@ -163,6 +166,10 @@ type Context struct {
 	Sum    collective.Reduction
 	// Expert are the ranks over which the experts are spread, nil where each has all.
 	Expert collective.Group
+	// Ring and Ulysses connect the ranks that share samples, see Split, and ContextRanks all of them; nil where there is one.
+	Ring, Ulysses, ContextRanks collective.Group
+	// SumFloat64 adds up float64 of several ranks.
+	SumFloat64 collective.Reduction
 	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
 	Balancing *Balancing
 	// Progress is told where the passes are, nil where nobody wants to know.

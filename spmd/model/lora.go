@@ -119,12 +119,15 @@ func (l *lora) input(c *Context, r *loraRecord, x kernels.Tensor) kernels.Tensor
 	return r.dropped
 }
 
-// drop computes y = dropout(x), sample by sample: what is dropped of a sample does not depend on its micro batch.
+// drop computes y = dropout(x), sample by sample: what is dropped of a sample depends neither on its micro batch nor on which
+// ranks have its tokens.
 func (l *lora) drop(c *Context, r *loraRecord, y, x kernels.Tensor) {
 	for b := range c.Size.Batch {
-		from, to := b*c.Size.Sequence, (b+1)*c.Size.Sequence
-		c.Kernels.Dropout(c.Stream, y.Narrow(0, from, to), x.Narrow(0, from, to), kernels.DropoutOptions{
-			Scale: 1 / (1 - l.rate), Rate: l.rate, Key: l.seed, Stream: l.random.Uint64(uint64(r.sample) + uint64(b))})
+		for _, run := range c.Size.runs() {
+			from, to := b*c.Size.Sequence+run.from, b*c.Size.Sequence+run.to
+			c.Kernels.Dropout(c.Stream, y.Narrow(0, from, to), x.Narrow(0, from, to), kernels.DropoutOptions{
+				Scale: 1 / (1 - l.rate), Rate: l.rate, Key: l.seed, Stream: l.random.Uint64(uint64(r.sample) + uint64(b)), First: run.position * x.Last()})
+		}
 	}
 }
 

@@ -203,11 +203,20 @@ func (p *Parameter) randomize(values []float32, from int, source random.Source, 
 	}
 }
 
-// WriteTables fills tensors that PlaceTables placed.
-func WriteTables(c *Config, d device.Device, s device.Stream, cos, sin kernels.Tensor) {
-	cosines, sines := c.RoPE.Tables(cos.Shape[0], c.HeadDim)
-	d.Write(s, cos.Region(), device.BytesOf(cosines))
-	d.Write(s, sin.Region(), device.BytesOf(sines))
+// WriteTables fills tensors that PlaceTables placed with the rows of the given positions.
+func WriteTables(c *Config, d device.Device, s device.Stream, cos, sin kernels.Tensor, positions []int) {
+	all := slices.Max(positions) + 1
+	cosines, sines := c.RoPE.Tables(all, c.HeadDim)
+	for _, table := range []struct {
+		to   kernels.Tensor
+		from []float32
+	}{{cos, cosines}, {sin, sines}} {
+		rows := make([]float32, 0, table.to.Len())
+		for _, p := range positions {
+			rows = append(rows, table.from[p*c.HeadDim:(p+1)*c.HeadDim]...)
+		}
+		d.Write(s, table.to.Region(), device.BytesOf(rows))
+	}
 }
 
 // PlaceTables places the rotary tables in a.
