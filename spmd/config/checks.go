@@ -94,18 +94,44 @@ func (l *loader) dataRanks(world int) int {
 		return 0
 	}
 	p := &l.config.Parallel
-	// Data is the one size that can differ from 1 so far, so the ranks it leaves out are the rest of the product.
-	others := p.Tensor * p.Pipeline * p.Context
+	rest := world
+	for _, part := range []struct {
+		key  string
+		size int
+	}{{"parallel.tensor", p.Tensor}, {"parallel.context", p.Context}, {"parallel.pipeline", p.Pipeline}} {
+		if rest%part.size != 0 {
+			l.problem(part.key, fmt.Sprintf("%d does not divide the %d ranks of the job that are left for it", part.size, rest), "use "+divisors(rest, part.size))
+			return 0
+		}
+		rest /= part.size
+	}
 	switch {
-	case p.Data == 0 && world > 0:
-		p.Data = world / others
-	case world > 0 && p.Data*others != world:
+	case world == 0:
+	case p.Data == 0:
+		p.Data = rest
+	case p.Data != rest:
+		others := p.Tensor * p.Pipeline * p.Context
 		l.problem("parallel.data", fmt.Sprintf("data x tensor x pipeline x context = %d x %d x %d x %d = %d ranks, but the job has %d",
-			p.Data, p.Tensor, p.Pipeline, p.Context, p.Data*others, world),
-			fmt.Sprintf("use %d, or 0 for all ranks that are left", world/others))
+			p.Data, p.Tensor, p.Pipeline, p.Context, p.Data*others, world), fmt.Sprintf("use %d, or 0 for all ranks that are left", rest))
 		return 0
 	}
 	return p.Data
+}
+
+// divisors names the divisors of n next to a number that is none.
+func divisors(n, near int) string {
+	below := min(near, n)
+	for n%below != 0 {
+		below--
+	}
+	above := near + 1
+	for above < n && n%above != 0 {
+		above++
+	}
+	if above > n {
+		return fmt.Sprint(below)
+	}
+	return fmt.Sprintf("%d or %d", below, above)
 }
 
 // checkBatch checks that a step falls into whole micro batches, the same number on each data rank.

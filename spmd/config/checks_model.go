@@ -34,6 +34,7 @@ func (l *loader) checkModel() {
 	l.checkVocabulary()
 	l.checkPositions()
 	l.checkRecompute()
+	l.checkContext()
 	l.checkExperts()
 	l.checkExpertRanks()
 	l.checkPrediction()

@@ -281,8 +281,16 @@ type Parallel struct {
 	Tensor int `toml:"tensor" range:"[1,1048576]"`
 	// Ranks that share the stack of layers.
 	Pipeline int `toml:"pipeline" only:"1" feature:"pipeline parallelism"`
-	// Ranks that share each sequence.
-	Context int `toml:"context" only:"1" feature:"context parallelism"`
+	// Ranks that share each sample: each works on its tokens, and attention exchanges what it needs of the others'.
+	Context int `toml:"context" range:"[1,65536]"`
+	// How attention sees the tokens of the other context ranks. `ring`: keys and values go from rank to rank while each works on those
+	// it has; each rank has two pieces of a sample, one from its front and one from its back, so that all have as much to do.
+	// sequence_length is a multiple of 2 x context. `ulysses`: ranks exchange tokens for heads, which the ranks share evenly; where
+	// there are fewer heads of keys and values than ranks, they are copied. sequence_length is a multiple of context. `hybrid`:
+	// ulysses within groups of neighbours, and a ring of these groups.
+	ContextAlgorithm string `toml:"context_algorithm" values:"ring,ulysses,hybrid"`
+	// hybrid: the size of the groups, a divisor of context between 1 and context. 0: the largest that needs no copies of heads.
+	Ulysses int `toml:"ulysses" range:"[0,65536]"`
 	// Ranks over which experts are spread; adds no ranks of its own. Neighbours among the data x context x tensor ranks share the
 	// experts and send each other the tokens for them; each holds as many experts. It must divide the number of experts and
 	// that of those ranks. Sums then have another order than on one rank: results equal to rounding, those of a repeat to the bit.
@@ -404,7 +412,7 @@ func Default() *Config {
 			Momentum: 0.95, Nesterov: true, NSSteps: 5, AdjustLRFn: "original",
 			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
-		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
+		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, ContextAlgorithm: "ring", Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
 		MoE:        MoE{DispatchFactor: 2},
 		Recompute:  Recompute{Mode: "none"},
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},

@@ -157,6 +157,8 @@ func TestDataRanks(t *testing.T) {
 		{0, []string{"parallel.data=2"}, 2, "layout", 0},
 		{3, []string{"train.global_batch_size=12"}, 3, "run", 1},
 		{16, []string{"train.global_batch_size=16"}, 16, "run", 1},
+		{8, []string{"parallel.context=2"}, 4, "layout", 0},
+		{12, []string{"parallel.context=3", "data.sequence_length=18"}, 4, "run", 1},
 		{16, []string{"train.global_batch_size=16", "run.gradient_lanes=16"}, 16, "layout", 0},
 		{16, []string{"train.global_batch_size=16", "run.gradient_lanes=1", "run.deterministic=off"}, 16, "off", 0},
 	} {

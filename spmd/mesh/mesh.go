@@ -92,9 +92,29 @@ func (m Mesh) Ranks(along ...Axis) []int {
 	return ranks
 }
 
+// ContextGroups cuts the ranks that share samples, Ranks(Context), in groups of the given number of neighbours, which divides them:
+// this rank's group, and the ranks that are at its place in theirs.
+func (m Mesh) ContextGroups(size int) (neighbours, others []int) {
+	at := m.Coordinate(Context)
+	for i := range size {
+		neighbours = append(neighbours, m.With(Context, at-at%size+i).Rank)
+	}
+	for i := range m.size[Context] / size {
+		others = append(others, m.With(Context, at%size+i*size).Rank)
+	}
+	return neighbours, others
+}
+
 // Replicas returns the ranks that hold the same dense weights as this one and work on other tokens: those that add up
-// their gradients.
-func (m Mesh) Replicas() []int { return m.Ranks(Context, Data) }
+// their gradients. They are the data ranks of the first context rank, then those of the next, and so on: a sum in this order
+// adds up over data ranks first, as one data rank does over its micro batches.
+func (m Mesh) Replicas() []int {
+	var ranks []int
+	for c := range m.size[Context] {
+		ranks = append(ranks, m.With(Context, c).Ranks(Data)...)
+	}
+	return ranks
+}
 
 // TensorReplicas returns the ranks that hold the same weights where each n neighbours of a tensor group have them in common: the
 // Replicas of the first of these n, then those of the next, and so on. A sum in this order adds up over Replicas first, as one

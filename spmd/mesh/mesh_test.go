@@ -24,14 +24,22 @@ func TestGroupsPartitionTheWorld(t *testing.T) {
 	groups := map[string]func(Mesh) (ranks []int, at, size int){
 		"experts":         func(m Mesh) ([]int, int, int) { return m.ExpertGroup(), m.ExpertCoordinate(), 4 },
 		"expert replicas": func(m Mesh) ([]int, int, int) { return m.ExpertReplicas(), m.Rank % 24 / 4, 6 },
+		"context neighbours": func(m Mesh) ([]int, int, int) {
+			near, _ := m.ContextGroups(3)
+			return near, m.Coordinate(Context), 3
+		},
+		"context ranks of one place": func(m Mesh) ([]int, int, int) {
+			_, far := m.ContextGroups(1)
+			return far, m.Coordinate(Context), 3
+		},
 		"replicas": func(m Mesh) ([]int, int, int) {
-			return m.Replicas(), m.Coordinate(Data)*3 + m.Coordinate(Context), 12
+			return m.Replicas(), m.Coordinate(Context)*4 + m.Coordinate(Data), 12
 		},
 		"tensor replicas": func(m Mesh) ([]int, int, int) {
-			return m.TensorReplicas(2), m.Coordinate(Tensor)*12 + m.Coordinate(Data)*3 + m.Coordinate(Context), 24
+			return m.TensorReplicas(2), m.Coordinate(Tensor)*12 + m.Coordinate(Context)*4 + m.Coordinate(Data), 24
 		},
 		"one tensor rank's replicas": func(m Mesh) ([]int, int, int) {
-			return m.TensorReplicas(1), m.Coordinate(Data)*3 + m.Coordinate(Context), 12
+			return m.TensorReplicas(1), m.Coordinate(Context)*4 + m.Coordinate(Data), 12
 		},
 	}
 	for a := Tensor; a <= Pipeline; a++ {

@@ -15,19 +15,16 @@ type ulyssesRecord struct {
 	ranks       int
 	tokens      int // T
 
-	// Kept as the projections of the layer and its attended values are. The rows of all ranks: [B,U*T,row], [B,U*T,N/U*Dv].
-	rows     kernels.Tensor
-	out      kernels.Tensor
-	inputs   headTensors    // of rows
-	attended kernels.Tensor // out as heads
+	// Kept as the projections of the layer and its attended values are: the tokens of all ranks, [B,U*T,row] and [B,U*T,N/U*Dv].
+	rows, out kernels.Tensor
+	inputs    headTensors    // of rows
+	attended  kernels.Tensor // out as heads
 
-	// Within one call.
-	packed    kernels.Tensor // [B,U*T,row] a block for, or from, each rank
-	packedOut kernels.Tensor // [B,U*T,N/U*Dv]
-	dRows     kernels.Tensor // the gradients of rows and of out
-	dOut      kernels.Tensor
-	dInputs   headTensors
-	dAttended kernels.Tensor
+	// Within one call, in memory that the others reach.
+	packed, packedOut kernels.Tensor // like rows and out: a block for, or from, each rank
+	dRows, dOut       kernels.Tensor // the gradients of rows and out, and before that rows as they arrive and out as it leaves
+	dInputs           headTensors
+	dAttended         kernels.Tensor
 }
 
 func (a *coreAttention) newUlyssesRecord(here coreAttention, size Size, m *Memory) *ulyssesRecord {
@@ -37,8 +34,8 @@ func (a *coreAttention) newUlyssesRecord(here coreAttention, size Size, m *Memor
 		return m.activation(arena, size.Batch, r.ranks*r.tokens, width)
 	}
 	r.rows, r.out = at(m.keep(KeepAll), row), at(m.keep(RecomputeSelective), out)
-	r.packed, r.dRows = at(m.Scratch, row), at(m.Scratch, row)
-	r.packedOut, r.dOut = at(m.Scratch, out), at(m.Scratch, out)
+	r.packed, r.packedOut = at(m.Exchanged, row), at(m.Exchanged, out)
+	r.dRows, r.dOut = at(m.Exchanged, row), at(m.Exchanged, out)
 	r.inputs, r.dInputs = r.here.columns(r.rows), r.here.columns(r.dRows)
 	r.attended, r.dAttended = r.out.Split(2, here.heads, here.valueDim), r.dOut.Split(2, here.heads, here.valueDim)
 	return r
@@ -85,12 +82,14 @@ func (r *ulyssesRecord) spread(c *Context, x headTensors) {
 		c.Kernels.Copy(c.Stream, to.k, r.keyHeads(x.k, rank))
 		c.Kernels.Copy(c.Stream, to.v, r.keyHeads(x.v, rank))
 	}
-	r.exchange(c, r.rows, r.packed)
+	r.exchange(c, r.dRows, r.packed)
+	c.Kernels.Copy(c.Stream, r.rows, r.dRows)
 }
 
 // collect computes o, all heads of this rank's tokens, from out.
 func (r *ulyssesRecord) collect(c *Context, o kernels.Tensor) {
-	r.exchange(c, r.packedOut, r.out)
+	c.Kernels.Copy(c.Stream, r.dOut, r.out)
+	r.exchange(c, r.packedOut, r.dOut)
 	for rank := range r.ranks {
 		c.Kernels.Copy(c.Stream, r.queryHeads(o, rank), r.block(r.packedOut, rank).Split(2, r.here.heads, r.here.valueDim))
 	}

@@ -8,19 +8,19 @@ import "lockstep/spmd/model"
 func (e *Executor) lookAhead(b *model.MicroBatch, touched *model.Touched) error {
 	for k := range b.Ahead {
 		e.shift(k + 1)
-		if err := touched.Rows(e.rows, e.ahead.IDs); err != nil {
+		if err := touched.Rows(e.rows, e.cut(e.ahead.IDs)); err != nil {
 			return err
 		}
-		e.write(b.Ahead[k].IDs, e.ahead.IDs)
+		e.write(b.Ahead[k].IDs, e.local)
 		e.write(b.Ahead[k].Rows, e.rows)
-		e.write(b.Ahead[k].Labels, e.ahead.Labels)
+		e.write(b.Ahead[k].Labels, e.cut(e.ahead.Labels))
 	}
 	return nil
 }
 
-// shift fills e.ahead with the ids and labels of the tokens n further.
+// shift fills e.ahead with the ids and labels of the tokens n further, which another rank may have.
 func (e *Executor) shift(n int) {
-	length, documents := e.context.Size.Sequence, e.host.Documents
+	length, documents := e.context.Size.Whole(), e.host.Documents
 	for i, id := range e.host.IDs {
 		further := i + n
 		if i%length+n >= length || documents != nil && documents[further] != documents[i] {

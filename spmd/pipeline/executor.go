@@ -30,7 +30,9 @@ type Executor struct {
 	ahead        Batch          // staging of what a module of multi-token prediction reads: its ids and labels
 	microBatches int
 	host         Batch   // staging of one micro batch
-	rows         []int32 // of host.IDs
+	local        []int32 // this rank's tokens of it
+	documents    []int32
+	rows         []int32 // of local ids
 	reduce       Reduce
 	running      running
 }
@@ -52,7 +54,8 @@ type slot struct {
 	batch  model.MicroBatch
 }
 
-// A Batch is a micro batch on the host, as model.MicroBatch describes it, [B*T] each. Positions and Documents are nil where
+// A Batch is a micro batch on the host, as model.MicroBatch describes it, but of whole samples, also where ranks share them: T tokens
+// of each, [B*T]. Documents are the tokens' documents by their first tokens in the sample. Positions and Documents are nil where
 // the plan has none.
 type Batch struct{ IDs, Labels, Positions, Documents []int32 }
 
@@ -115,8 +118,11 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 		e.auxiliary = mem.Saved.Tensor(device.Float64, p.MicroBatches, p.AuxiliaryLosses)
 	}
 	e.host = newBatch(p)
-	e.rows = make([]int32, p.Size.Tokens())
-	e.ahead = Batch{IDs: make([]int32, p.Size.Tokens()), Labels: make([]int32, p.Size.Tokens())}
+	e.local, e.rows = make([]int32, p.Size.Tokens()), make([]int32, p.Size.Tokens())
+	e.ahead = Batch{IDs: make([]int32, len(e.host.IDs)), Labels: make([]int32, len(e.host.IDs))}
+	if p.Documents {
+		e.documents = make([]int32, kernels.NewTensor(nil, 0, device.Int32, p.Size.DocumentShape()...).Len())
+	}
 	e.records = make([]slot, n)
 	for i, a := range p.Actions {
 		s := &e.records[slots[i]]
@@ -133,13 +139,13 @@ func NewExecutor(k kernels.Device, c *model.Context, stages map[int]*Stage, p Pl
 	return e, nil
 }
 
-// newBatch allocates a batch on the host.
+// newBatch allocates a batch on the host, of whole samples.
 func newBatch(p Plan) Batch {
 	numbers := func(there bool) []int32 {
 		if !there {
 			return nil
 		}
-		return make([]int32, p.Size.Tokens())
+		return make([]int32, p.Size.Batch*p.Size.Whole())
 	}
 	return Batch{IDs: numbers(true), Labels: numbers(true), Positions: numbers(p.Positions), Documents: numbers(p.Documents)}
 }
@@ -154,7 +160,7 @@ func placeBatch(p Plan, a *kernels.Arena) model.MicroBatch {
 	}
 	tokens, rows, length := p.Size.Tokens(), p.Size.Batch, p.Size.Sequence
 	b := model.MicroBatch{IDs: numbers(true, tokens), Labels: numbers(true, tokens), Rows: numbers(true, tokens),
-		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, rows, length)}
+		Positions: numbers(p.Positions, rows, length), Documents: numbers(p.Documents, p.Size.DocumentShape()...)}
 	for range p.Predictors {
 		b.Ahead = append(b.Ahead, model.Ahead{IDs: numbers(true, tokens), Rows: numbers(true, tokens), Labels: numbers(true, tokens)})
 	}
@@ -236,7 +242,7 @@ func (e *Executor) begin(s *slot, stage *Stage, a Action, load Loader, step Step
 	if err := e.load(s, a.MicroBatch, load); err != nil {
 		return err
 	}
-	if err := step.Touched.Rows(e.rows, e.host.IDs); err != nil {
+	if err := step.Touched.Rows(e.rows, e.cut(e.host.IDs)); err != nil {
 		return fmt.Errorf("micro batch %d: %w", a.MicroBatch, err)
 	}
 	lane, b := stage.Lanes[a.MicroBatch], &s.batch
@@ -259,18 +265,27 @@ func (e *Executor) load(s *slot, microBatch int, load Loader) error {
 	if err := load(microBatch, e.host); err != nil {
 		return fmt.Errorf("loading micro batch %d: %w", microBatch, err)
 	}
-	e.write(s.batch.IDs, e.host.IDs)
-	e.write(s.batch.Labels, e.host.Labels)
-	e.write(s.batch.Positions, e.host.Positions)
-	e.write(s.batch.Documents, e.host.Documents)
+	e.write(s.batch.IDs, e.cut(e.host.IDs))
+	e.write(s.batch.Labels, e.cut(e.host.Labels))
+	if !s.batch.Positions.IsZero() {
+		e.write(s.batch.Positions, e.cut(e.host.Positions))
+	}
+	if !s.batch.Documents.IsZero() {
+		e.context.Size.CutDocuments(e.documents, e.host.Documents)
+		e.write(s.batch.Documents, e.documents)
+	}
 	return nil
 }
 
-// write enqueues a copy of host memory to an operand, if it is there.
+// cut returns this rank's tokens of whole samples, until it is called again.
+func (e *Executor) cut(whole []int32) []int32 {
+	e.context.Size.Cut(e.local, whole)
+	return e.local
+}
+
+// write enqueues a copy of host memory to an operand.
 func (e *Executor) write(to kernels.Tensor, from []int32) {
-	if !to.IsZero() {
-		e.device.Write(e.context.Stream, to.Region(), device.BytesOf(from))
-	}
+	e.device.Write(e.context.Stream, to.Region(), device.BytesOf(from))
 }
 
 // merge makes the merges of gradient lanes that are due once the running micro batch's gradients in span are complete.

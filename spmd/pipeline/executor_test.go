@@ -44,7 +44,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	}
 	size := model.Size{Batch: 2, Sequence: 7}
 	cos, sin := model.PlaceTables(c, arena, size.Sequence)
-	model.WriteTables(c, dev, s, cos, sin)
+	model.WriteTables(c, dev, s, cos, sin, size.Positions())
 	lanes, n, err := pipeline.Lanes(microBatches, 4, 0, 1)
 	if err != nil {
 		t.Fatal(err)

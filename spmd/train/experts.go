@@ -41,7 +41,7 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 	if load.IsZero() {
 		return e, nil
 	}
-	layers, perToken := load.Shape[0], float64(t.Size.Tokens())
+	layers, perToken := load.Shape[0], float64(t.Size.Batch*t.Size.Whole())
 	t.eachAuxiliary(func(i int, v float64) {
 		switch v /= float64(t.MicroBatches); i / layers {
 		case 0:

@@ -2,7 +2,6 @@ package train_test
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,13 +61,8 @@ func TestExpertsOverRanks(t *testing.T) {
 			what := fmt.Sprintf("%s, experts over %d of %d ranks %s", c.family, l.experts, l.ranks, l.overrides)
 			overrides := append(l.overrides, fmt.Sprintf("parallel.expert=%d", l.experts))
 			got := run(what, l.ranks, overrides...)
-			nearNumbers(t, what, want.steps, got.steps)
+			nearNumbers(t, what, want, got)
 			sameLoad(t, what, want.steps[:1], got.steps[:1])
-			for i, v := range want.validations {
-				if g := got.validations[i]; math.Abs(g.Loss-v.Loss) > 2e-5*v.Loss {
-					t.Errorf("%s: validation loss %v, want %v", what, g.Loss, v.Loss)
-				}
-			}
 			rounds := slices.MaxFunc(got.steps, func(a, b monitor.Step) int { return a.Experts.Rounds - b.Experts.Rounds }).Experts.Rounds
 			if rounds == 0 || rounds == 1 && slices.Contains(l.overrides, "moe.dispatch_factor=1") {
 				t.Errorf("%s: %d rounds", what, rounds)
@@ -93,7 +87,7 @@ func TestExpertsOverRanksInRounds(t *testing.T) {
 	}
 	want := run("one", 1)
 	got := run("four", 4, "parallel.expert=4", "moe.dispatch_factor=1")
-	nearNumbers(t, "a text of one letter", want.steps, got.steps)
+	nearNumbers(t, "a text of one letter", want, got)
 	if rounds := got.steps[0].Experts.Rounds; rounds < 2 {
 		t.Errorf("%d rounds, though 4 ranks send all their tokens to 3 experts", rounds)
 	}

@@ -75,7 +75,7 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	part := model.Partition{Tensor: p.Tensor, TensorRank: grid.Coordinate(mesh.Tensor), SequenceParallel: p.SequenceParallel,
 		Expert: p.Expert, ExpertRank: grid.ExpertCoordinate()}
 	l := &Layout{Config: c, Mesh: grid, Model: model.New(c.Architecture, part),
-		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength},
+		Size:         model.Size{Batch: c.Train.MicroBatchSize, Sequence: c.Data.SequenceLength / p.Context, Split: split(c, grid)},
 		MicroBatches: c.MicroBatches(), Lanes: c.Run.GradientLanes}
 	if p.SequenceParallel {
 		l.Size.Shards = p.Tensor
@@ -159,7 +159,7 @@ type placed struct {
 	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
 	gradients *model.Gradients // the first buffer's
 	report    kernels.Tensor   // [ranks, reportWidth] Float64
-	cos, sin  kernels.Tensor   // [T,D]
+	cos, sin  kernels.Tensor   // [tablePositions,D]
 	context   *model.Context   // of the executor
 	executor  *pipeline.Executor
 	load      kernels.Tensor   // [layers with experts, E] Float64, none where there are none
@@ -180,7 +180,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
 	}
 	p.report = a.fixed.Tensor(device.Float64, l.Mesh.World(), l.reportWidth())
-	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, l.Size.Sequence)
+	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, len(l.tablePositions()))
 	p.buffers = []kernels.Tensor{sum}
 	for range l.buffers - 1 {
 		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
@@ -247,6 +247,15 @@ func (l *Layout) measure(k kernels.Device) error {
 // have it.
 func (l *Layout) counted() []model.Piece { return l.shards.Counted() }
 
+// tablePositions returns the positions whose cosines and sines layers look up: those of this rank's tokens, or where positions
+// start again in each document all that there can be.
+func (l *Layout) tablePositions() []int {
+	if l.Config.Data.ResetPositionIDs {
+		return model.Size{Sequence: l.Size.Whole()}.Positions()
+	}
+	return l.Size.Positions()
+}
+
 // rows returns the most rows of the embedding's table that a step can touch.
 func (l *Layout) rows() int {
 	return int(min(int64(l.Model.Vocabulary()), l.Config.TokensPerStep()))
@@ -257,8 +266,10 @@ func (l *Layout) gradientBytes() int {
 	return l.Model.GradientElements(l.rows()) * device.Float32.Size()
 }
 
-// exchanges reports whether layers exchange activations.
-func (l *Layout) exchanges() bool { return l.Mesh.Size(mesh.Tensor) > 1 || l.Mesh.ExpertSize() > 1 }
+// exchanges reports whether layers exchange activations by collectives, which a ring does without.
+func (l *Layout) exchanges() bool {
+	return l.Mesh.Size(mesh.Tensor) > 1 || l.Mesh.ExpertSize() > 1 || l.Size.Split.Ulysses > 1
+}
 
 // arenas cuts the rank's one private allocation, and the memory that the ranks exchange, which begins with a gradient buffer.
 func (l *Layout) arenas(private, exchanged *device.Storage) arenas {
@@ -307,7 +318,10 @@ func (l *Layout) Describe(w io.Writer) {
 	line("mesh", "%v%s", l.Mesh, shared)
 	data := l.Mesh.Size(mesh.Data)
 	line("batch", "%d per micro batch x %d accumulated x %s = %d samples x %d tokens = %s tokens per step",
-		c.Train.MicroBatchSize, l.MyMicroBatches, plural(data, "rank"), c.Train.GlobalBatchSize, l.Size.Sequence, count(int(c.TokensPerStep())))
+		c.Train.MicroBatchSize, l.MyMicroBatches, plural(data, "rank"), c.Train.GlobalBatchSize, l.Size.Whole(), count(int(c.TokensPerStep())))
+	if text := describeContext(l.Size); text != "" {
+		line("context", "%s", text)
+	}
 	if c.Run.Mode != "evaluate" {
 		line("run", "%d steps x %s = %s tokens", c.Train.Steps, count(int(c.TokensPerStep())), count(c.Train.Steps*int(c.TokensPerStep())))
 	}

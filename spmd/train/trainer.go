@@ -164,7 +164,10 @@ func (t *Trainer) allocate() error {
 		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.sum
 	}
 	t.placed.context.Expert = t.experts
-	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin)
+	if err := t.openContextGroups(); err != nil {
+		return err
+	}
+	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin, t.tablePositions())
 	return t.Model.Bind(t.placed.weights, t.placed.frozen)
 }
 
