@@ -200,8 +200,23 @@ func (r *rank) sample(stream device.Stream) error {
 	if m.SampleTokens == 0 || t == nil {
 		return nil
 	}
+	whole := r.layout.Model
+	if !whole.IsWhole() { // other ranks have the rest: read what the run has written
+		dir := "model"
+		if r.config.LoRA.Rank > 0 {
+			dir = "adapter"
+		}
+		source, err := openGenerateSource(filepath.Join(r.config.Run.OutputDir, dir), "")
+		if err != nil {
+			return err
+		}
+		defer source.Close()
+		if whole, err = source.load(r.device, stream); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
-	err := generate.Text(r.stdout, r.layout.Model, r.device, stream, t, t.EncodeSpecial(nil, m.SamplePrompt),
+	err := generate.Text(r.stdout, whole, r.device, stream, t, t.EncodeSpecial(nil, m.SamplePrompt),
 		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: t.EOD(),
 			Vocabulary: t.VocabSize()})
 	fmt.Fprintln(r.stdout)

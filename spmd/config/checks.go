@@ -11,6 +11,7 @@ func (l *loader) checkValues(world int) {
 	ranks := l.dataRanks(world)
 	l.checkBatch(ranks)
 	l.checkLanes(ranks)
+	l.checkPipeline(ranks)
 	l.checkSteps()
 	l.checkOptimizer()
 	l.checkSchedule()

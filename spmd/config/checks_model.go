@@ -35,6 +35,7 @@ func (l *loader) checkModel() {
 	l.checkPositions()
 	l.checkRecompute()
 	l.checkContext()
+	l.checkStages()
 	l.checkExperts()
 	l.checkExpertRanks()
 	l.checkPrediction()

@@ -8,6 +8,7 @@ import (
 	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 	"lockstep/spmd/optim"
+	"lockstep/spmd/pipeline"
 )
 
 // A Config is a checked configuration: every key has its value, given or default.
@@ -64,6 +65,8 @@ type Config struct {
 	Tokenizer tokenizer.Tokenizer `toml:"-"`
 	// Chat makes the tokens of conversations, nil where data.format is another one.
 	Chat *data.Chat `toml:"-"`
+	// Table is the schedule that parallel.pipeline_schedule reads from a file, nil where it names one.
+	Table pipeline.Schedule `toml:"-"`
 	// Notes say what the user should know before the run starts and what is no mistake.
 	Notes []string `toml:"-"`
 }
@@ -279,8 +282,8 @@ type Parallel struct {
 	// output head by the vocabulary. Divides the attention heads, and is a divisor or a multiple of the key-value heads. Numbers
 	// equal those of one rank but for rounding, and are the same bits on any number of data ranks.
 	Tensor int `toml:"tensor" range:"[1,1048576]"`
-	// Ranks that share the stack of layers.
-	Pipeline int `toml:"pipeline" only:"1" feature:"pipeline parallelism"`
+	// Stages of ranks that share the stack of layers: micro batches pass through one after the other. The bits are those of one stage.
+	Pipeline int `toml:"pipeline" range:"[1,4096]"`
 	// Ranks that share each sample: each works on its tokens, and attention exchanges what it needs of the others'.
 	Context int `toml:"context" range:"[1,65536]"`
 	// How attention sees the tokens of the other context ranks. `ring`: keys and values go from rank to rank while each works on those
@@ -305,10 +308,19 @@ type Parallel struct {
 	// With overlap: gradients are exchanged in buckets of whole layers, as many as fit in this size, in MiB. The larger they are, the
 	// less each byte costs, and the more is left to exchange when the backward pass ends.
 	BucketMB float64 `toml:"bucket_mb" range:"(0,65536]"`
-	// Order of the pipeline's forward and backward passes.
-	PipelineSchedule string `toml:"pipeline_schedule" values:"1f1b" later:"gpipe,interleaved-1f1b,zb-h1,zb-v,dualpipe-v" other:"a schedule from a CSV file"`
-	// Chunks of layers per pipeline rank.
-	VirtualStages int `toml:"virtual_stages" only:"1" feature:"a pipeline with several chunks per rank"`
+	// Order of the pipeline's forward and backward passes. `1f1b`: a forward and a backward pass in turn. `gpipe`: all forward
+	// passes, then all backward passes. `interleaved-1f1b`: 1f1b with virtual_stages chunks of layers on each rank, which divides the
+	// bubble by their number. `zb-h1`: 1f1b with the gradients of weights put where ranks would idle; the same memory, a third of
+	// the bubble. `zb-v`: two chunks on each rank, one on the way down and one on the way back; next to no bubble. `dualpipe-v`: likewise,
+	// with most forward passes run together with a backward pass; at least twice as many micro batches as stages. Or a file
+	// with a row for each rank and cells such as `0F0`, `3I1`, `3W1` or `2B0`: chunk, pass (I and W are the two halves of B), micro
+	// batch, as torch.distributed.pipelining writes it.
+	PipelineSchedule string `toml:"pipeline_schedule" values:"1f1b,gpipe,interleaved-1f1b,zb-h1,zb-v,dualpipe-v" or:"a CSV file"`
+	// Chunks of layers on each rank of the pipeline: 2 or more for interleaved-1f1b; zb-v and dualpipe-v always have 2, and a CSV file
+	// says it itself.
+	VirtualStages int `toml:"virtual_stages" range:"[1,1024]"`
+	// Transformer layers of each chunk, along the model: `[5, 6, 6, 3]`. Default: as even as can be, the larger ones first.
+	StageLayers []int `toml:"stage_layers" range:"[0,1048576]"`
 }
 
 // MoE is section [moe].

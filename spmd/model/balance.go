@@ -64,8 +64,10 @@ func (c *Config) predictors() int {
 
 // An ExpertBatch is what the mixtures of a model share in one micro batch.
 type ExpertBatch struct {
-	counts, mass kernels.Tensor // [1,E] Float64 over the layers so far, with BalanceMicroBatch
-	gradient     kernels.Tensor // [1,E] of the scores' shares
+	// With BalanceMicroBatch: counts and scores [2,E] Float64 over the layers so far, and the gradient [1,E] of the scores' shares
+	// that follows once all layers are there. Chunks of layers hand them on: see Boundary.
+	sums, gradient     kernels.Tensor
+	mySums, myGradient kernels.Tensor // of this chunk, where they are no Boundary's
 	// Losses receives the auxiliary losses: [2, layers with experts] Float64, the balancing losses and then the z-losses, to
 	// be added up.
 	Losses kernels.Tensor
@@ -77,7 +79,7 @@ func (m *Model) PlaceExpertBatch(loss BalanceLoss, a *kernels.Arena) ExpertBatch
 		return ExpertBatch{}
 	}
 	e := m.Config.Experts.Count
-	return ExpertBatch{counts: a.Tensor(device.Float64, 1, e), mass: a.Tensor(device.Float64, 1, e), gradient: a.Tensor(device.Float32, 1, e)}
+	return ExpertBatch{mySums: a.Tensor(device.Float64, 2, e), myGradient: a.Tensor(device.Float32, 1, e)}
 }
 
 // Predictors returns the number of modules of multi-token prediction.
@@ -93,6 +95,61 @@ func (mb *MicroBatch) SetAuxiliaryLosses(losses kernels.Tensor) {
 	mb.Experts.Losses = losses.Narrow(0, 0, experts).Reshape(2, experts/2)
 	for i := range mb.Ahead {
 		mb.Ahead[i].Loss = losses.Narrow(0, experts+i, experts+i+1)
+	}
+}
+
+// A balancePlace says where a chunk is relative to the last layer with experts, which knows the gradient of BalanceMicroBatch.
+type balancePlace uint8
+
+const (
+	afterBalance  balancePlace = iota // all its layers come later, or there is no such layer
+	atBalance                         // it has that layer
+	beforeBalance                     // all its layers come before
+)
+
+func (m *Model) balancePlace(c *Chunk) balancePlace {
+	last := -1
+	for i, l := range m.Layers {
+		for _, b := range blocksOf(l) {
+			if _, ok := b.feedForward.(*mixture); ok {
+				last = i
+			}
+		}
+	}
+	switch {
+	case last < c.from:
+		return afterBalance
+	case last < c.from+len(c.layers):
+		return atBalance
+	}
+	return beforeBalance
+}
+
+// carryCounts takes over what the chunks before have counted.
+func (p *Passage) carryCounts(x *Context) {
+	e := &p.MicroBatch.Experts
+	if e.mySums.IsZero() || p.MicroBatch.Gradients.IsZero() {
+		return
+	}
+	if e.sums = p.Out.sums; e.sums.IsZero() {
+		e.sums = e.mySums
+	}
+	if !p.In.sums.IsZero() {
+		x.Kernels.Copy(x.Stream, e.sums, p.In.sums)
+	}
+}
+
+// carryBalance finds the gradient of the balancing loss, which the chunk with the last layer with experts has, and hands it on.
+func (p *Passage) carryBalance(x *Context) {
+	e := &p.MicroBatch.Experts
+	if e.mySums.IsZero() || p.Chunk.balance == afterBalance {
+		return
+	}
+	if e.gradient = e.myGradient; p.Chunk.balance == beforeBalance {
+		e.gradient = p.OutGradient.gradient
+	}
+	if !p.InGradient.gradient.IsZero() {
+		x.Kernels.Copy(x.Stream, p.InGradient.gradient, e.gradient)
 	}
 }
 
@@ -124,11 +181,12 @@ func (m *mixture) count(c *Context, r *mixtureRecord, mb *MicroBatch) {
 	switch b.Loss {
 	case BalanceMicroBatch:
 		e := &mb.Experts
-		k.CountAssignments(s, e.counts, r.experts, m.index > 0)
-		k.SumScores(s, e.mass, r.scores, m.index > 0)
+		counts, mass := e.sums.Narrow(0, 0, 1), e.sums.Narrow(0, 1, 2)
+		k.CountAssignments(s, counts, r.experts, m.index > 0)
+		k.SumScores(s, mass, r.scores, m.index > 0)
 		if n := float64(m.layers*c.Size.Batch) * length; m.index == m.layers-1 {
-			c.addUp(e.counts)
-			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.gradient, e.counts, e.mass, float64(m.Count)/(n*n), weight)
+			c.addUp(counts)
+			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.myGradient, counts, mass, float64(m.Count)/(n*n), weight)
 		}
 	case BalanceSequence:
 		k.CountAssignments(s, r.balance.counts, r.experts, false)
@@ -181,14 +239,20 @@ func (m *Model) UpdateBiases(k kernels.Operators, s device.Stream, load, clip ke
 // blocks returns all transformer layers, those of multi-token prediction last.
 func (m *Model) blocks() []*block {
 	var blocks []*block
-	for _, layer := range m.Layers {
-		switch l := layer.(type) {
-		case *block:
-			blocks = append(blocks, l)
-		case *head:
-			for _, p := range l.predictors {
-				blocks = append(blocks, p.block)
-			}
+	for _, l := range m.Layers {
+		blocks = append(blocks, blocksOf(l)...)
+	}
+	return blocks
+}
+
+// blocksOf returns the transformer layers that a layer is, or has.
+func blocksOf(layer Layer) (blocks []*block) {
+	switch l := layer.(type) {
+	case *block:
+		blocks = append(blocks, l)
+	case *head:
+		for _, p := range l.predictors {
+			blocks = append(blocks, p.block)
 		}
 	}
 	return blocks

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"lockstep/kernels"
+	"lockstep/kernels/device"
 )
 
 // A Chunk is a run of consecutive layers that one pipeline stage holds.
@@ -14,6 +15,7 @@ type Chunk struct {
 	first, last bool       // whether it begins with the embedding, ends with the head
 	buckets     [][]Bucket // of each layer alone
 	tables      []*Use     // its uses of the embedding's table, which follow one another
+	balance     balancePlace
 }
 
 // Chunk returns the layers [from, to).
@@ -28,8 +30,15 @@ func (m *Model) Chunk(from, to int) *Chunk {
 		}
 	}
 	c.lowest = max(0, m.firstTrained()-from)
+	c.balance = m.balancePlace(c)
 	return c
 }
+
+// IsFirst reports whether the chunk begins with the embedding, and so reads the ids of tokens.
+func (c *Chunk) IsFirst() bool { return c.first }
+
+// IsLast reports whether it ends with the head, and so reads labels and gives a loss.
+func (c *Chunk) IsLast() bool { return c.last }
 
 // firstTrained returns the number of the first layer with a weight that is trained.
 func (m *Model) firstTrained() int {
@@ -61,11 +70,40 @@ func (c *Chunk) Layers() (layers Span, lowest int) {
 	return Span{c.from, c.from + len(c.layers)}, c.from + c.lowest
 }
 
+// A Boundary is what passes from one chunk to the next in a micro batch, or back; a chunk has none before the embedding and
+// after the head.
+type Boundary struct {
+	// Tokens are activations on the way forward, their gradients on the way back: [B*T,H] of the tokens that this rank holds.
+	Tokens kernels.Tensor
+
+	sums     kernels.Tensor // on the way forward, of an ExpertBatch
+	gradient kernels.Tensor // on the way back
+}
+
+// PlaceBoundary places a Boundary in a, all in one region: it goes from rank to rank as one message.
+func (m *Model) PlaceBoundary(size Size, dtype device.DType, loss BalanceLoss, a *kernels.Arena) Boundary {
+	b := Boundary{Tokens: a.Tensor(dtype, size.Held(), m.Config.HiddenSize)}
+	if m.Config.Experts != nil && loss == BalanceMicroBatch {
+		b.sums = a.Tensor(device.Float64, 2, m.Config.Experts.Count)
+		b.gradient = kernels.NewTensor(b.sums.Storage, b.sums.Offset, device.Float32, 1, m.Config.Experts.Count)
+	}
+	return b
+}
+
+// Region returns where the Boundary is in memory.
+func (b Boundary) Region() device.Region {
+	r := b.Tokens.Region()
+	if !b.sums.IsZero() {
+		r.Bytes = b.sums.Offset + b.sums.Bytes() - r.Offset
+	}
+	return r
+}
+
 // A ChunkRecord is what a chunk keeps of one micro batch.
 type ChunkRecord struct {
 	records     []Record
 	recompute   []bool           // by layer: whether its record is to be filled again
-	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H] of the tokens that this rank holds
+	activations []kernels.Tensor // activations[i] goes into layer i, [B*T,H] of the tokens that this rank holds; the first and the last are Boundaries'
 	gradients   []kernels.Tensor // gradients[i] is that of activations[i]
 }
 
@@ -80,23 +118,19 @@ type Placement struct {
 
 // NewRecord places what one micro batch needs.
 func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placement) *ChunkRecord {
-	r := &ChunkRecord{}
-	for i := range len(c.layers) + 1 {
-		var x kernels.Tensor // none before the embedding and after the head
-		if !(i == 0 && c.first) && !(i == len(c.layers) && c.last) {
-			x = m.activation(m.Saved, size.Held(), hidden)
-		}
-		r.activations = append(r.activations, x)
+	n := len(c.layers)
+	r := &ChunkRecord{activations: make([]kernels.Tensor, n+1), gradients: make([]kernels.Tensor, n+1)}
+	for i := 1; i < n; i++ {
+		r.activations[i] = m.activation(m.Saved, size.Held(), hidden)
 	}
 	mark := m.mark()
-	if m.Split {
-		for range len(c.layers) + 1 {
-			r.gradients = append(r.gradients, m.activation(m.Delayed, size.Held(), hidden))
-		}
-	} else {
-		pair := [2]kernels.Tensor{m.activation(m.Scratch, size.Held(), hidden), m.activation(m.Scratch, size.Held(), hidden)}
-		for i := range len(c.layers) + 1 {
-			r.gradients = append(r.gradients, pair[i%2])
+	var pair [2]kernels.Tensor
+	if !m.Split {
+		pair = [2]kernels.Tensor{m.activation(m.Scratch, size.Held(), hidden), m.activation(m.Scratch, size.Held(), hidden)}
+	}
+	for i := 1; i < n; i++ {
+		if r.gradients[i] = pair[i%2]; m.Split {
+			r.gradients[i] = m.activation(m.Delayed, size.Held(), hidden)
 		}
 	}
 	for i, l := range c.layers {
@@ -129,63 +163,125 @@ type Progress interface {
 	Leave(pass Pass, layer int)
 }
 
+// A Passage is a micro batch on its way through a chunk.
+type Passage struct {
+	Chunk      *Chunk
+	Record     *ChunkRecord
+	MicroBatch *MicroBatch
+	// In is what the chunk before has left, and keeps its contents until the last of the passes; Out is for the next one.
+	In, Out Boundary
+	// OutGradient is what the next chunk has left for the backward pass, and keeps its contents until the gradients of the
+	// weights are there; InGradient is for the chunk before.
+	OutGradient, InGradient Boundary
+}
+
 // enter and leave tell the progress of a pass.
-func (c *Chunk) enter(x *Context, pass Pass, i int) {
+func (p *Passage) enter(x *Context, pass Pass, i int) {
 	if x.Progress != nil {
-		x.Progress.Enter(pass, c.from+i)
+		x.Progress.Enter(pass, p.Chunk.from+i)
 	}
 }
 
-func (c *Chunk) leave(x *Context, pass Pass, i int) {
+func (p *Passage) leave(x *Context, pass Pass, i int) {
 	if x.Progress != nil {
-		x.Progress.Leave(pass, c.from+i)
+		x.Progress.Leave(pass, p.Chunk.from+i)
 	}
 }
 
 // Forward runs all layers.
-func (c *Chunk) Forward(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i, l := range c.layers {
-		c.enter(x, ForwardPass, i)
-		l.Forward(x, r.records[i], mb, r.activations[i], r.activations[i+1])
-		c.leave(x, ForwardPass, i)
+func (p *Passage) Forward(x *Context) {
+	p.beginForward(x)
+	for i := range p.Chunk.layers {
+		p.forwardLayer(x, i)
 	}
+}
+
+func (p *Passage) beginForward(x *Context) {
+	r := p.Record
+	r.activations[0], r.activations[len(r.activations)-1] = p.In.Tokens, p.Out.Tokens
+	p.carryCounts(x)
+}
+
+func (p *Passage) forwardLayer(x *Context, i int) {
+	r := p.Record
+	p.enter(x, ForwardPass, i)
+	p.Chunk.layers[i].Forward(x, r.records[i], p.MicroBatch, r.activations[i], r.activations[i+1])
+	p.leave(x, ForwardPass, i)
 }
 
 // recompute fills the record of a layer again where it has not been kept.
-func (c *Chunk) recompute(x *Context, r *ChunkRecord, mb *MicroBatch, layer int) {
-	if r.recompute[layer] {
-		c.layers[layer].Recompute(x, r.records[layer], mb)
+func (p *Passage) recompute(x *Context, i int) {
+	if p.Record.recompute[i] {
+		p.Chunk.layers[i].Recompute(x, p.Record.records[i], p.MicroBatch)
 	}
+}
+
+func (p *Passage) beginBackward(x *Context) {
+	r := p.Record
+	r.gradients[0], r.gradients[len(r.gradients)-1] = p.InGradient.Tokens, p.OutGradient.Tokens
+	p.carryBalance(x)
 }
 
 // Backward computes the gradients of the input and of the weights, layer by layer.
-func (c *Chunk) Backward(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= c.lowest; i-- {
-		c.enter(x, BackwardPass, i)
-		c.recompute(x, r, mb, i)
-		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
-		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
-		c.leave(x, BackwardPass, i)
+func (p *Passage) Backward(x *Context) {
+	p.beginBackward(x)
+	for i := len(p.Chunk.layers) - 1; i >= p.Chunk.lowest; i-- {
+		p.backwardLayer(x, i)
 	}
 }
 
+func (p *Passage) backwardLayer(x *Context, i int) {
+	p.enter(x, BackwardPass, i)
+	p.recompute(x, i)
+	p.inputLayer(x, i)
+	p.weightLayer(x, i)
+	p.leave(x, BackwardPass, i)
+}
+
+func (p *Passage) inputLayer(x *Context, i int) {
+	r := p.Record
+	p.Chunk.layers[i].BackwardInput(x, r.records[i], p.MicroBatch, r.gradients[i+1], r.gradients[i])
+}
+
+func (p *Passage) weightLayer(x *Context, i int) {
+	r := p.Record
+	p.Chunk.layers[i].BackwardWeight(x, r.records[i], p.MicroBatch, r.gradients[i+1])
+}
+
 // BackwardInput computes the gradient of the input and leaves what BackwardWeight needs in the record.
-func (c *Chunk) BackwardInput(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= c.lowest; i-- {
-		c.enter(x, BackwardInputPass, i)
-		c.recompute(x, r, mb, i)
-		c.layers[i].BackwardInput(x, r.records[i], mb, r.gradients[i+1], r.gradients[i])
-		c.leave(x, BackwardInputPass, i)
+func (p *Passage) BackwardInput(x *Context) {
+	p.beginBackward(x)
+	for i := len(p.Chunk.layers) - 1; i >= p.Chunk.lowest; i-- {
+		p.enter(x, BackwardInputPass, i)
+		p.recompute(x, i)
+		p.inputLayer(x, i)
+		p.leave(x, BackwardInputPass, i)
 	}
 }
 
 // BackwardWeight computes the gradients of the weights. What BackwardInput had computed again is gone by then: keeping it
 // until now would cost the memory that computing it again is to save.
-func (c *Chunk) BackwardWeight(x *Context, r *ChunkRecord, mb *MicroBatch) {
-	for i := len(c.layers) - 1; i >= c.lowest; i-- {
-		c.enter(x, BackwardWeightPass, i)
-		c.recompute(x, r, mb, i)
-		c.layers[i].BackwardWeight(x, r.records[i], mb, r.gradients[i+1])
-		c.leave(x, BackwardWeightPass, i)
+func (p *Passage) BackwardWeight(x *Context) {
+	for i := len(p.Chunk.layers) - 1; i >= p.Chunk.lowest; i-- {
+		p.enter(x, BackwardWeightPass, i)
+		p.recompute(x, i)
+		p.weightLayer(x, i)
+		p.leave(x, BackwardWeightPass, i)
+	}
+}
+
+// Together runs the Forward of one pass and the Backward of another, a layer of the one and a layer of the other in turn: where a
+// layer waits for other ranks, the other pass has work. The results are those of the one after the other.
+func Together(x *Context, forward, backward *Passage) {
+	forward.beginForward(x)
+	backward.beginBackward(x)
+	next := len(backward.Chunk.layers) - 1
+	for i := range max(len(forward.Chunk.layers), len(backward.Chunk.layers)) {
+		if i < len(forward.Chunk.layers) {
+			forward.forwardLayer(x, i)
+		}
+		if next-i >= backward.Chunk.lowest {
+			backward.backwardLayer(x, next-i)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -18,24 +20,31 @@ type Gradients struct {
 	ids      kernels.Tensor // [rows] Int32: the touched ids, each counted from the first of its piece of the table
 	expanded kernels.Tensor // one piece of the table's gradient, none where the head is tied to it
 	host     []int32        // what ids receives
+	loan     loan
 }
 
 // PlaceGradients places what a buffer of gradients needs beside it, for steps of at most rows different ids: fixed keeps it
 // all the time, scratch is free between steps' passes and the next piece.
 func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
 	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.table.uses[0].vocabulary(), m.Vocabulary(), rows)}
-	g.ids = fixed.Tensor(device.Int32, rows)
+	if m.UsesTable() {
+		g.ids = fixed.Tensor(device.Int32, rows)
+	}
 	if m.table.owned && m.isExpanded(m.table.parameter()) {
 		mark := scratch.Mark()
 		g.expanded = scratch.Tensor(device.Float32, m.tablePiece()*m.Config.HiddenSize)
 		scratch.Release(mark)
 	}
+	g.loan = m.table.placeLoan(rows, fixed)
 	return g
 }
 
-// WriteIDs enqueues the writing of the touched ids, for use after a step's backward passes.
+// WriteIDs enqueues the writing of the touched ids, for use after a step's backward passes, and by Lend.
 func (g *Gradients) WriteIDs(d device.Device, s device.Stream) {
 	n, per := g.Touched.Len(), int32(g.model.tablePiece())
+	if !g.loan.ids.IsZero() {
+		d.Write(s, g.loan.ids.Narrow(0, 0, n).Region(), device.BytesOf(g.Touched.ids))
+	}
 	for row, id := range g.Touched.ids {
 		g.host[row] = id % per
 	}
@@ -56,20 +65,29 @@ func (g *Gradients) Of(r Region) kernels.Tensor {
 }
 
 // Merge enqueues the addition of the rows of further uses of the table to those of the embedding, in the order of use, and of
-// all to the gradient of a tied head. It comes after all sums over micro batches and ranks: this order does not depend on the
-// layout of ranks.
+// all to the gradient of a tied head. It comes after all sums over micro batches and ranks, and after Returned has been filled: this
+// order does not depend on the layout of ranks.
 func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
 	m, n := g.model, g.Touched.Len()
-	if m.table.frozen() {
+	if m.table.frozen() || !m.table.owned {
 		return
 	}
-	rows := m.table.uses[0].rows(g.Flat, n)
-	for _, u := range m.table.uses[1:] {
-		k.Add(s, rows, rows, u.rows(g.Flat, n))
+	rows := g.tableRows(0)
+	for i := range m.table.uses[1:] {
+		k.Add(s, rows, rows, g.tableRows(i+1))
 	}
 	if m.Config.TieWordEmbeddings {
 		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.parameter()), rows, g.ids.Narrow(0, 0, n), true)
 	}
+}
+
+// tableRows returns the rows of the gradient of a use of the table, on the rank that owns it.
+func (g *Gradients) tableRows(use int) kernels.Tensor {
+	t, n := &g.model.table, g.Touched.Len()
+	if u := t.uses[use]; slices.Contains(t.here, u) {
+		return u.rows(g.Flat, n)
+	}
+	return g.Returned().Split(0, t.away(), n).Narrow(0, use-t.firstAway(), use-t.firstAway()+1).Reshape(n, g.model.Config.HiddenSize)
 }
 
 // A Piece is a part of a parameter whose gradient is in memory at once: all of it, but for the table of an embedding that
@@ -112,7 +130,7 @@ func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels
 	width := m.Config.HiddenSize
 	first, end := g.Touched.within(p.From/width, p.To/width)
 	piece := g.expanded.Narrow(0, 0, p.To-p.From)
-	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), m.table.uses[0].rows(g.Flat, g.Touched.Len()).Narrow(0, first, end),
+	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), g.tableRows(0).Narrow(0, first, end),
 		g.ids.Narrow(0, first, end), false)
 	return piece
 }

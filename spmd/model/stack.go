@@ -63,13 +63,7 @@ func New(c *Config, part Partition) *Model {
 // Hold makes this rank a stage of a pipeline: of the weights it holds those of the layers in runs alone. It comes after Tune and
 // before Bind.
 func (m *Model) Hold(runs ...Span) {
-	clear(m.held)
-	for _, r := range runs {
-		for i := r.From; i < r.To; i++ {
-			m.held[i] = true
-		}
-	}
-	m.place()
+	m.placeRuns(runs)
 	held := map[*Parameter]bool{}
 	for _, u := range m.uses {
 		for _, p := range u.Parameters {
@@ -78,6 +72,19 @@ func (m *Model) Hold(runs ...Span) {
 	}
 	missing := func(p *Parameter) bool { return !held[p] }
 	m.Parameters, m.Frozen = slices.DeleteFunc(m.Parameters, missing), slices.DeleteFunc(m.Frozen, missing)
+}
+
+// IsWhole reports whether this rank holds all layers, and all of each.
+func (m *Model) IsWhole() bool {
+	return m.Partition.Tensor <= 1 && m.Partition.Expert <= 1 && !slices.Contains(m.held, false)
+}
+
+// placeRuns gives the layers in runs their places.
+func (m *Model) placeRuns(runs []Span) {
+	for i := range m.held {
+		m.held[i] = slices.ContainsFunc(runs, func(r Span) bool { return r.From <= i && i < r.To })
+	}
+	m.place()
 }
 
 // place gives the weights and gradients of the layers that this rank holds their places.

@@ -1,6 +1,9 @@
 package model
 
-import "lockstep/kernels"
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
 
 // A table is the embedding's, with its uses: that of the embedding, and one of each module of multi-token prediction, which the
 // head has. Where the first and the last layer are on two ranks of a pipeline, one of them owns the weights: that with the
@@ -72,4 +75,74 @@ func (u *Use) addRows(c *Context, mb *MicroBatch, dout, buffer, rows kernels.Ten
 		return
 	}
 	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), c.whole(buffer, dout), rows, mb.Accumulate)
+}
+
+// UsesTable reports whether this rank looks at the embedding's table or has it, and so needs the touched ids of a step.
+func (m *Model) UsesTable() bool { return m.table.owned || len(m.table.here) > 0 }
+
+// BorrowsTable reports whether this rank looks at a table that another one has.
+func (m *Model) BorrowsTable() bool { return !m.table.owned && len(m.table.here) > 0 }
+
+// LendsTable reports whether another rank looks at the table that this one has.
+func (m *Model) LendsTable() bool { return m.table.owned && m.table.away() > 0 }
+
+// away returns the number of uses on another rank, firstAway the first of them.
+func (t *table) away() int { return len(t.uses) - len(t.here) }
+
+func (t *table) firstAway() int {
+	if len(t.here) > 0 && t.here[0] == t.uses[0] {
+		return len(t.here)
+	}
+	return 0
+}
+
+// loan is the memory for what the owner of the table and who borrows it exchange.
+type loan struct {
+	ids  kernels.Tensor // [rows] Int32: the touched ids, on the owner
+	lent kernels.Tensor // [rows,H]: their rows, on both
+	// returned [rows*uses on the other rank,H] are the gradients of those uses, on the owner.
+	returned kernels.Tensor
+}
+
+// placeLoan places a loan in steps of at most the given number of touched rows. A borrowed table's weights are the rows lent.
+func (t *table) placeLoan(rows int, a *kernels.Arena) (l loan) {
+	u := t.uses[0]
+	width := u.shape[1]
+	switch {
+	case t.owned && t.away() > 0:
+		l.ids = a.Tensor(device.Int32, rows)
+		l.lent = a.Tensor(device.Float32, rows, width)
+		if !t.frozen() {
+			l.returned = a.Tensor(device.Float32, rows*t.away(), width)
+		}
+	case !t.owned && len(t.here) > 0:
+		l.lent = a.Tensor(device.Float32, rows, width)
+		for _, u := range t.here {
+			u.weight = l.lent
+		}
+	}
+	return l
+}
+
+// Lent returns the rows [touched,H] of the embedding's table that its owner sends before a step, and where the other rank receives
+// them.
+func (g *Gradients) Lent() kernels.Tensor { return g.loan.lent.Narrow(0, 0, g.Touched.Len()) }
+
+// Lend fills Lent. WriteIDs has been called.
+func (g *Gradients) Lend(k kernels.Operators, s device.Stream) {
+	k.Embedding(s, g.Lent(), g.model.table.parameter().Weight, g.loan.ids.Narrow(0, 0, g.Touched.Len()))
+}
+
+// Returned returns the gradients of the rows that were borrowed, summed over micro batches and replicas: where they are on the rank
+// that sends them after a step, and where the owner receives them. It is none where the table is frozen.
+func (g *Gradients) Returned() kernels.Tensor {
+	t, n := &g.model.table, g.Touched.Len()
+	switch {
+	case t.frozen():
+		return kernels.Tensor{}
+	case t.owned:
+		return g.loan.returned.Narrow(0, 0, n*t.away())
+	}
+	from := g.model.layout.dense
+	return g.Flat.Narrow(0, from, from+len(t.here)*n*t.here[0].shape[1]).Split(0, len(t.here)*n, t.here[0].shape[1])
 }

@@ -26,7 +26,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	report, err := pipeline.Simulate(pipeline.Schedule{actions}, 1, microBatches)
+	report, err := pipeline.Simulate(pipeline.Schedule{actions}, 1, microBatches, pipeline.UnitCosts(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +58,9 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 		delayed = scratch
 	}
 	summed := m.PlaceGradients(buffers[0], c.VocabSize, arena, scratch)
-	e, err := pipeline.NewExecutor(dev, &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
+	e, err := pipeline.NewExecutor(dev, &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin}, nil,
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
-		pipeline.Plan{Actions: actions, MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size,
+		pipeline.Plan{Training: report.Programs[0], MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size,
 			Recompute: m.Recompute(recompute, []bool{true, true})},
 		model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch})
 	if err != nil {
@@ -97,6 +97,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 // TestSchedulesGiveTheSameBits runs schedules that keep several micro batches alive and delay the weights' gradients.
 func TestSchedulesGiveTheSameBits(t *testing.T) {
 	const n = 5
+	oneFOneB := pipeline.Generators()["1f1b"].Make(pipeline.Shape{Ranks: 1, Virtual: 1, MicroBatches: n})[0]
 	var gpipe, split, delayed []pipeline.Action
 	for m := range n {
 		gpipe = append(gpipe, pipeline.Action{Kind: pipeline.Forward, MicroBatch: m})
@@ -111,11 +112,11 @@ func TestSchedulesGiveTheSameBits(t *testing.T) {
 		gpipe = append(gpipe, pipeline.Action{Kind: pipeline.Backward, MicroBatch: m})
 	}
 	delayed = append(delayed, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 2}, pipeline.Action{Kind: pipeline.BackwardWeight, MicroBatch: n - 1})
-	want, wantLosses := gradients(t, pipeline.OneFOneB(1, n)[0], n, model.KeepAll)
+	want, wantLosses := gradients(t, oneFOneB, n, model.KeepAll)
 	if bytes.Count(want, []byte{0}) > len(want)/2 {
 		t.Fatal("most of the gradients to compare with are zero")
 	}
-	for name, actions := range map[string][]pipeline.Action{"1f1b": pipeline.OneFOneB(1, n)[0], "gpipe": gpipe, "split": split, "delayed": delayed} {
+	for name, actions := range map[string][]pipeline.Action{"1f1b": oneFOneB, "gpipe": gpipe, "split": split, "delayed": delayed} {
 		for _, recompute := range []model.Recompute{model.KeepAll, model.RecomputeSelective, model.RecomputeFull} {
 			got, losses := gradients(t, actions, n, recompute)
 			if !bytes.Equal(got, want) || !bytes.Equal(losses, wantLosses) {

@@ -5,9 +5,9 @@ package train
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
+	"lockstep/collective"
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 	"lockstep/spmd/config"
@@ -34,15 +34,12 @@ type Layout struct {
 	// Memory is what the rank allocates.
 	Memory Memory
 
-	schedule pipeline.Schedule
-	report   pipeline.Report
-	runs     []model.Span // by chunk: its layers
-	head     int          // the pipeline stage that has the last chunk, and so the loss
-	lanes    []pipeline.LaneStep
-	buffers  int // gradient buffers
-	buckets  []model.Bucket
-	shards   *model.Shards // of the buckets over the ranks that add up their gradients
-	overlap  bool          // whether they do so while the backward pass goes on
+	stages
+	lanes   []pipeline.LaneStep
+	buffers int // gradient buffers
+	buckets []model.Bucket
+	shards  *model.Shards // of the buckets over the ranks that add up their gradients
+	overlap bool          // whether they do so while the backward pass goes on
 
 	recompute []model.Recompute // by layer of the model
 }
@@ -101,38 +98,13 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	return l, l.measure(k)
 }
 
-// cutStages cuts the model's layers in chunks and makes the schedule that runs them. This rank keeps the weights of its own.
-func (l *Layout) cutStages() (err error) {
-	stages := l.Mesh.Size(mesh.Pipeline)
-	l.schedule = pipeline.OneFOneB(stages, l.MyMicroBatches)
-	if l.report, err = pipeline.Simulate(l.schedule, stages, l.MyMicroBatches); err != nil {
-		return err
-	}
-	l.runs = []model.Span{{From: 0, To: len(l.Model.Layers)}}
-	var mine []model.Span
-	for _, chunk := range l.myChunks() {
-		mine = append(mine, l.runs[chunk])
-	}
-	l.Model.Hold(mine...)
-	l.head = slices.IndexFunc(l.schedule, func(list []pipeline.Action) bool {
-		return slices.ContainsFunc(list, func(a pipeline.Action) bool { return a.Chunk == len(l.runs)-1 })
-	})
-	return nil
-}
-
 // cutWeights cuts the trained weights in the buckets that ranks exchange at once, and these in parts for ranks that hold the same.
 func (l *Layout) cutWeights() {
-	var runs []model.Span
-	for _, chunk := range l.myChunks() {
-		runs = append(runs, l.runs[chunk])
-	}
+	runs := l.stageRuns(l.Mesh.Coordinate(mesh.Pipeline))
 	l.buckets = l.Model.Buckets(runs, int(l.Config.Parallel.BucketMB*(1<<20))/device.Float32.Size())
 	l.overlap = l.Config.Parallel.Overlap && len(l.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data)) > 1
 	l.shards = l.Model.Shard(l.buckets, l.places(), func(*model.Parameter) bool { return false })
 }
-
-// myChunks returns the chunks that this rank runs, ascending.
-func (l *Layout) myChunks() []int { return l.schedule.Chunks(l.Mesh.Coordinate(mesh.Pipeline)) }
 
 // recomputeModes are the values of recompute.mode.
 var recomputeModes = map[string]model.Recompute{"none": model.KeepAll, "selective": model.RecomputeSelective, "full": model.RecomputeFull}
@@ -166,9 +138,14 @@ type placed struct {
 	balancing *model.Balancing // nil where there are none
 }
 
-// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring; reduce is told when parts
-// of it are complete, and may be nil.
-func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor, reduce pipeline.Reduce) (*placed, error) {
+// links are what the executor reaches other ranks by, none while measuring and where there are none.
+type links struct {
+	stages collective.Group // of the pipeline
+	reduce pipeline.Reduce  // is told when parts of the gradients are complete
+}
+
+// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
+func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor, to links) (*placed, error) {
 	p := &placed{}
 	c := l.Config
 	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
@@ -185,14 +162,15 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 	for range l.buffers - 1 {
 		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
 	}
+	stage := l.Mesh.Coordinate(mesh.Pipeline)
 	delayed := a.scratch
-	if l.report.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
+	if l.training.Split[stage] {
 		delayed = a.saved
 	}
-	stages := map[int]*pipeline.Stage{}
-	for _, chunk := range l.myChunks() {
+	chunks := map[int]*pipeline.Stage{}
+	for _, chunk := range l.schedule.Chunks(stage) {
 		run := l.runs[chunk]
-		stages[chunk] = &pipeline.Stage{Chunk: l.Model.Chunk(run.From, run.To), Lanes: l.lanes, Buffers: p.buffers}
+		chunks[chunk] = &pipeline.Stage{Chunk: l.Model.Chunk(run.From, run.To), Lanes: l.lanes, Buffers: p.buffers}
 	}
 	p.context = &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
 	if c.Architecture.Experts != nil {
@@ -202,14 +180,17 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		p.context.Balancing = p.balancing
 	}
 	var err error
-	p.executor, err = pipeline.NewExecutor(k, p.context, stages, pipeline.Plan{
-		Actions: l.schedule[l.Mesh.Coordinate(mesh.Pipeline)], MicroBatches: l.MyMicroBatches, Split: delayed != a.scratch,
+	p.executor, err = pipeline.NewExecutor(k, p.context, to.stages, chunks, pipeline.Plan{
+		Training: l.training.Programs[stage], Evaluation: l.evaluation.Programs[stage], MicroBatches: l.MyMicroBatches, Split: l.training.Split[stage],
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
+		PlaceBoundary: func(a *kernels.Arena) model.Boundary {
+			return l.Model.PlaceBoundary(l.Size, device.Float32, balanceLosses[c.MoE.AuxLoss], a)
+		},
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
-		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: reduce,
+		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: to.reduce,
 	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: c.MoE.DispatchFactor})
 	return p, err
 }
@@ -221,7 +202,7 @@ func (l *Layout) measure(k kernels.Device) error {
 	if l.exchanges() {
 		a.exchanged = new(kernels.Arena)
 	}
-	p, err := l.place(k, nil, a, kernels.Tensor{}, nil)
+	p, err := l.place(k, nil, a, kernels.Tensor{}, links{})
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (t *Trainer) readReport() (sum float64, stop bool, err error) {
 	}
 	for d := range t.Mesh.Size(mesh.Data) {
 		for m := range n {
-			sum += t.reported(d, t.head, m)
+			sum += t.reported(d, t.headStage(), m)
 		}
 	}
 	return sum, stop, nil

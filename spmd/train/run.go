@@ -111,11 +111,16 @@ func (t *Trainer) validateBatch(batch int) (sum float64, labels int64, err error
 		return 0, 0, err
 	}
 	load := func(microBatch int, b pipeline.Batch) error { return t.batch(t.validation, batch, microBatch, b) }
-	losses := t.placed.executor.Losses()
-	for m := range t.MyMicroBatches {
-		if err := t.placed.executor.Evaluate(load, m, losses.Narrow(0, m, m+1)); err != nil {
+	step := pipeline.Step{}
+	if t.Model.LendsTable() || t.Model.BorrowsTable() {
+		if err := t.touch(t.validation, batch); err != nil {
 			return 0, 0, err
 		}
+		step.Touched = t.placed.gradients.Touched
+		t.lendRows()
+	}
+	if err := t.placed.executor.Evaluate(load, step); err != nil {
+		return 0, 0, err
 	}
 	t.Stream.Wait(t.shareReport(false))
 	sum, _, err = t.readReport()

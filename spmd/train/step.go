@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lockstep/kernels/device"
+	"lockstep/spmd/data"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/pipeline"
 )
@@ -23,9 +24,10 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	if err != nil {
 		return row, false, err
 	}
-	if err := t.touch(i); err != nil {
+	if err := t.touch(t.training, i); err != nil {
 		return row, false, err
 	}
+	t.lendRows()
 	t.clearLoad()
 	if err := t.placed.executor.Run(t.load(i), pipeline.Step{LossScale: mean(1, labels), Touched: gradients.Touched, Sample: t.sample(i)}); err != nil {
 		return row, false, err
@@ -39,6 +41,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	for _, r := range t.reducing {
 		s.Wait(r.reduced)
 	}
+	t.returnRows()
 	gradients.Merge(k, s)
 
 	// Clip and update: the factor and the all-finite flag stay on the device.
@@ -82,14 +85,17 @@ type hostMemory struct {
 	clip   [3]float64
 }
 
-// touch finds the ids of step i, on all ranks: each reads them all, as the gradient's rows must be the same ones everywhere.
-func (t *Trainer) touch(i int) error {
+// touch finds the ids of a step, over all data ranks: each reads them all, as the gradient's rows must be the same ones everywhere.
+func (t *Trainer) touch(d *data.Dataset, step int) error {
 	g := t.placed.gradients
+	if !t.Model.UsesTable() {
+		return nil
+	}
 	if t.host.add == nil {
 		t.host.add = g.Touched.Add
 	}
 	g.Touched.Clear()
-	if err := t.training.Inputs(i, t.Config.Train.GlobalBatchSize, t.host.add); err != nil {
+	if err := d.Inputs(step, t.Config.Train.GlobalBatchSize, t.host.add); err != nil {
 		return err
 	}
 	g.Touched.Sort()

@@ -46,9 +46,11 @@ type Trainer struct {
 	tensor   collective.Group     // those that share the layers' matrices
 	experts  collective.Group     // those that share the experts, nil where this rank has all
 	reducing [model.NumReducers]reducing
-	storage  []*device.Storage
-	placed   *placed
-	host     hostMemory
+	pipeline collective.Group // the stages, through which this rank's micro batches pass
+	pipelineEvents
+	storage []*device.Storage
+	placed  *placed
+	host    hostMemory
 
 	training   *data.Dataset
 	validation *data.Dataset     // nil where there is none
@@ -124,8 +126,11 @@ func (t *Trainer) openGroups() error {
 	t.data = t.reducing[model.Replicas].group
 	var err error
 	if t.Mesh.ExpertSize() > 1 {
-		t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup())
+		if t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup()); err != nil {
+			return err
+		}
 	}
+	t.pipeline, err = t.World.NewGroup("pipeline", t.Mesh.Ranks(mesh.Pipeline)) // what stages exchange goes on beside the computation
 	return err
 }
 
@@ -157,7 +162,7 @@ func (t *Trainer) allocate() error {
 	}
 	t.storage = append(t.storage, private)
 	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
-	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private, exchanged), sum, t.reducer(sum)); err != nil {
+	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private, exchanged), sum, links{t.pipeline, t.reducer(sum)}); err != nil {
 		return err
 	}
 	if t.Mesh.Size(mesh.Tensor) > 1 {

@@ -1,0 +1,126 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"lockstep/spmd/pipeline"
+)
+
+// checkPipeline checks that the schedule fits the stages and the micro batches of a data rank, and makes it. dataRanks is 0 where
+// their number is not known.
+func (l *loader) checkPipeline(dataRanks int) {
+	if !l.usable("parallel.pipeline", "parallel.pipeline_schedule", "parallel.virtual_stages") {
+		return
+	}
+	p := &l.config.Parallel
+	g, named := pipeline.Generators()[p.PipelineSchedule]
+	if !named {
+		l.readSchedule(dataRanks)
+		return
+	}
+	switch {
+	case g.Virtual == 0 && p.VirtualStages < 2:
+		l.problem("parallel.virtual_stages", fmt.Sprintf("%s needs 2 or more chunks of layers on each rank", quote(p.PipelineSchedule)), `use 2, or pipeline_schedule = "1f1b"`)
+		return
+	case g.Virtual > 0 && l.set["parallel.virtual_stages"] && p.VirtualStages != g.Virtual:
+		l.problem("parallel.virtual_stages", fmt.Sprintf("%s has %d on each rank, not %d", quote(p.PipelineSchedule), g.Virtual, p.VirtualStages),
+			fmt.Sprintf(`use %d, or pipeline_schedule = "interleaved-1f1b"`, g.Virtual))
+		return
+	case g.Virtual > 0:
+		p.VirtualStages = g.Virtual
+	}
+	if least := g.Least(p.Pipeline); dataRanks > 0 && l.usable("train.global_batch_size", "train.micro_batch_size") {
+		unit := l.config.Train.MicroBatchSize * dataRanks
+		if n := l.config.Train.GlobalBatchSize / unit; n < least {
+			l.problem("parallel.pipeline_schedule", fmt.Sprintf("%s of %d stages needs %d micro batches on each data rank, and the batch has %d",
+				quote(p.PipelineSchedule), p.Pipeline, least, n), fmt.Sprintf("use train.global_batch_size = %d or more, or \"zb-v\"", least*unit))
+		}
+	}
+}
+
+// readSchedule reads a schedule from its file.
+func (l *loader) readSchedule(dataRanks int) {
+	p := &l.config.Parallel
+	s, err := pipeline.ReadCSV(p.PipelineSchedule)
+	if err == nil {
+		l.config.Table = s
+		_, err = pipeline.Simulate(s, s.NumChunks(), s.NumMicroBatches(), pipeline.UnitCosts(s.NumChunks()))
+	}
+	if err != nil {
+		names := slices.Sorted(maps.Keys(pipeline.Generators()))
+		remedy := "correct the file, or use " + list(quoted(names))
+		if near, ok := nearest(p.PipelineSchedule, names); ok && errors.Is(err, fs.ErrNotExist) {
+			remedy = "did you mean " + quote(near) + "?"
+		}
+		l.problem("parallel.pipeline_schedule", err.Error(), remedy)
+		return
+	}
+	if len(s) != p.Pipeline {
+		l.problem("parallel.pipeline", fmt.Sprintf("%d stages, but %s has rows for %d", p.Pipeline, p.PipelineSchedule, len(s)), fmt.Sprintf("use %d", len(s)))
+	}
+	if dataRanks > 0 && l.usable("train.global_batch_size", "train.micro_batch_size") {
+		unit, n := l.config.Train.MicroBatchSize*dataRanks, s.NumMicroBatches()
+		if l.config.Train.GlobalBatchSize/unit != n {
+			l.problem("train.global_batch_size", fmt.Sprintf("%d is %d micro batches on each data rank, but %s has %d", l.config.Train.GlobalBatchSize,
+				l.config.Train.GlobalBatchSize/unit, p.PipelineSchedule, n), fmt.Sprintf("use %d", n*unit))
+		}
+	}
+}
+
+// checkStages checks that the model's layers can be cut in the chunks of the pipeline.
+func (l *loader) checkStages() {
+	if !l.usable("parallel.pipeline", "parallel.pipeline_schedule", "parallel.virtual_stages", "parallel.stage_layers") {
+		return
+	}
+	p, layers := l.config.Parallel, l.config.Architecture.NumHiddenLayers
+	chunks := p.Pipeline * p.VirtualStages
+	if l.config.Table != nil {
+		chunks = l.config.Table.NumChunks()
+	}
+	if p.StageLayers == nil {
+		if chunks > layers {
+			l.problem("parallel.pipeline", fmt.Sprintf("%d chunks of layers are more than the model's %d layers", chunks, layers),
+				fmt.Sprintf("use at most %d, or say in parallel.stage_layers which chunks have none", max(1, layers*p.Pipeline/chunks)))
+		}
+		return
+	}
+	sum := 0
+	for i, n := range p.StageLayers {
+		sum += n
+		if n == 0 && i > 0 && i < len(p.StageLayers)-1 {
+			l.problem("parallel.stage_layers", fmt.Sprintf("chunk %d has no layer, and neither embedding nor head", i), "give it one")
+			return
+		}
+	}
+	switch {
+	case len(p.StageLayers) != chunks:
+		l.problem("parallel.stage_layers", fmt.Sprintf("has %d numbers for %d chunks", len(p.StageLayers), chunks), "give one for each chunk, along the model")
+	case sum != layers:
+		l.problem("parallel.stage_layers", fmt.Sprintf("makes %d layers, and the model has %d", sum, layers), fmt.Sprintf("use numbers that make %d", layers))
+	}
+}
+
+// Schedules returns the order of passes of a pipeline's ranks for a number of micro batches.
+func (c *Config) Schedules(microBatches int) pipeline.Schedule {
+	p := c.Parallel
+	if c.Table != nil {
+		return c.Table
+	}
+	return pipeline.Generators()[p.PipelineSchedule].Make(pipeline.Shape{Ranks: p.Pipeline, Virtual: p.VirtualStages, MicroBatches: microBatches})
+}
+
+// ChunkLayers returns the number of transformer layers of each chunk.
+func (c *Config) ChunkLayers(chunks int) []int {
+	if c.Parallel.StageLayers != nil {
+		return c.Parallel.StageLayers
+	}
+	counts := make([]int, chunks)
+	for i := range counts {
+		counts[i] = (c.Architecture.NumHiddenLayers + chunks - 1 - i) / chunks
+	}
+	return counts
+}

@@ -1,0 +1,102 @@
+package train
+
+import (
+	"lockstep/kernels/device"
+	"lockstep/spmd/mesh"
+	"lockstep/spmd/model"
+	"lockstep/spmd/pipeline"
+)
+
+// stages are how the layers are cut in chunks, and what runs them.
+type stages struct {
+	schedule             pipeline.Schedule
+	training, evaluation pipeline.Report
+	runs                 []model.Span // by chunk: its layers
+}
+
+// cutStages cuts the model's layers in chunks and makes the schedule that runs them. This rank keeps the weights of its own.
+func (l *Layout) cutStages() (err error) {
+	l.schedule = l.Config.Schedules(l.MyMicroBatches)
+	chunks := l.schedule.NumChunks()
+	l.runs = layerRuns(l.Config.ChunkLayers(chunks))
+	costs := pipeline.UnitCosts(chunks)
+	if l.training, err = pipeline.Simulate(l.schedule, chunks, l.MyMicroBatches, costs); err != nil {
+		return err
+	}
+	if l.evaluation, err = pipeline.SimulateForward(l.schedule, chunks, l.MyMicroBatches, costs); err != nil {
+		return err
+	}
+	l.Model.Hold(l.stageRuns(l.Mesh.Coordinate(mesh.Pipeline))...)
+	return nil
+}
+
+// stageRuns returns the layers of a stage.
+func (l *Layout) stageRuns(stage int) (runs []model.Span) {
+	for _, chunk := range l.schedule.Chunks(stage) {
+		runs = append(runs, l.runs[chunk])
+	}
+	return runs
+}
+
+// layerRuns returns the layers of each chunk, of which counts has the number of transformer layers: before them is the embedding,
+// after them the head.
+func layerRuns(counts []int) (runs []model.Span) {
+	at := 0
+	for i, n := range counts {
+		run := model.Span{From: at, To: at + n}
+		if i == 0 {
+			run.To++
+		}
+		if i == len(counts)-1 {
+			run.To++
+		}
+		runs = append(runs, run)
+		at = run.To
+	}
+	return runs
+}
+
+// headStage returns the pipeline stage that has the last chunk, and so the loss.
+func (l *Layout) headStage() int { return l.training.Home[len(l.runs)-1] }
+
+// partner returns the stage with which this one shares the embedding's table.
+func (l *Layout) partner() int {
+	if first := l.training.Home[0]; first != l.Mesh.Coordinate(mesh.Pipeline) {
+		return first
+	}
+	return l.headStage()
+}
+
+// lendRows brings the rows of the embedding's table that a batch touches to the rank that looks at them and does not have the table.
+func (t *Trainer) lendRows() {
+	s, g := t.Stream, t.placed.gradients
+	s.Wait(t.rowsReturned)
+	switch {
+	case g.Touched.Len() == 0: // no id is in this rank's part of the vocabulary
+	case t.Model.LendsTable():
+		s.Wait(t.rowsLent)
+		g.Lend(t.Device, s)
+		t.rowsLent = t.pipeline.Send(g.Lent().Region(), t.partner(), s.Record())
+	case t.Model.BorrowsTable():
+		s.Wait(t.pipeline.Receive(g.Lent().Region(), t.partner(), s.Record()))
+	}
+}
+
+// returnRows brings the gradients of borrowed rows to the rank with the table.
+func (t *Trainer) returnRows() {
+	lends, borrows := t.Model.LendsTable(), t.Model.BorrowsTable()
+	if !lends && !borrows || t.placed.gradients.Touched.Len() == 0 { // no id is in this rank's part of the vocabulary
+		return
+	}
+	s, rows := t.Stream, t.placed.gradients.Returned()
+	switch {
+	case rows.IsZero(): // the table is frozen
+	case borrows:
+		t.rowsReturned = t.pipeline.Send(rows.Region(), t.partner(), s.Record())
+	default:
+		s.Wait(t.pipeline.Receive(rows.Region(), t.partner(), s.Record()))
+	}
+}
+
+// pipelineEvents are those of exchanges that the rank does not wait for at once.
+type pipelineEvents struct{ rowsLent, rowsReturned device.Event }
