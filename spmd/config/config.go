@@ -319,8 +319,9 @@ type Parallel struct {
 	// Chunks of layers on each rank of the pipeline: 2 or more for interleaved-1f1b; zb-v and dualpipe-v always have 2, and a CSV file
 	// says it itself.
 	VirtualStages int `toml:"virtual_stages" range:"[1,1024]"`
-	// Transformer layers of each chunk, along the model: `[5, 6, 6, 3]`. Default: as even as can be, the larger ones first.
-	StageLayers []int `toml:"stage_layers" range:"[0,1048576]"`
+	// Transformer layers of each chunk, along the model: `[5, 6, 6, 3]`. `"auto"`: such that the chunk with the most arithmetic, that of
+	// the output head counted, has as little as can be. Default: as even as can be, the larger ones first.
+	StageLayers StageLayers `toml:"stage_layers" range:"[0,1048576]"`
 }
 
 // MoE is section [moe].

@@ -5,10 +5,52 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"reflect"
 	"slices"
 
+	"lockstep/spmd/model"
 	"lockstep/spmd/pipeline"
 )
+
+// StageLayers says how many transformer layers each chunk of a pipeline has: Counts, or as Auto finds out; neither means as even
+// as can be.
+type StageLayers struct {
+	Counts []int
+	Auto   bool
+}
+
+// autoLayers is the value that stands for Auto.
+const autoLayers = "auto"
+
+func (s StageLayers) toml() string {
+	if s.Auto {
+		return quote(autoLayers)
+	}
+	return tomlValue(reflect.ValueOf(s.Counts))
+}
+
+// decodeStageLayers stores parallel.stage_layers.
+func (l *loader) decodeStageLayers(k key, field reflect.Value, v any) {
+	if v == autoLayers {
+		field.Set(reflect.ValueOf(StageLayers{Auto: true}))
+		return
+	}
+	values, ok := v.([]any)
+	if !ok {
+		l.wrongType(k, v)
+		return
+	}
+	var counts []int
+	for i, v := range values {
+		n, ok := v.(int64)
+		if !ok || !k.bounds.contains(float64(n)) {
+			l.problem(k.String(), fmt.Sprintf("number %d of the list is %s", i+1, describe(v)), "set it to "+l.legal(k))
+			return
+		}
+		counts = append(counts, int(n))
+	}
+	field.Set(reflect.ValueOf(StageLayers{Counts: counts}))
+}
 
 // checkPipeline checks that the schedule fits the stages and the micro batches of a data rank, and makes it. dataRanks is 0 where
 // their number is not known.
@@ -81,7 +123,8 @@ func (l *loader) checkStages() {
 	if l.config.Table != nil {
 		chunks = l.config.Table.NumChunks()
 	}
-	if p.StageLayers == nil {
+	counts := p.StageLayers.Counts
+	if counts == nil {
 		if chunks > layers {
 			l.problem("parallel.pipeline", fmt.Sprintf("%d chunks of layers are more than the model's %d layers", chunks, layers),
 				fmt.Sprintf("use at most %d, or say in parallel.stage_layers which chunks have none", max(1, layers*p.Pipeline/chunks)))
@@ -89,16 +132,16 @@ func (l *loader) checkStages() {
 		return
 	}
 	sum := 0
-	for i, n := range p.StageLayers {
+	for i, n := range counts {
 		sum += n
-		if n == 0 && i > 0 && i < len(p.StageLayers)-1 {
+		if n == 0 && i > 0 && i < len(counts)-1 {
 			l.problem("parallel.stage_layers", fmt.Sprintf("chunk %d has no layer, and neither embedding nor head", i), "give it one")
 			return
 		}
 	}
 	switch {
-	case len(p.StageLayers) != chunks:
-		l.problem("parallel.stage_layers", fmt.Sprintf("has %d numbers for %d chunks", len(p.StageLayers), chunks), "give one for each chunk, along the model")
+	case len(counts) != chunks:
+		l.problem("parallel.stage_layers", fmt.Sprintf("has %d numbers for %d chunks", len(counts), chunks), "give one for each chunk, along the model")
 	case sum != layers:
 		l.problem("parallel.stage_layers", fmt.Sprintf("makes %d layers, and the model has %d", sum, layers), fmt.Sprintf("use numbers that make %d", layers))
 	}
@@ -113,10 +156,13 @@ func (c *Config) Schedules(microBatches int) pipeline.Schedule {
 	return pipeline.Generators()[p.PipelineSchedule].Make(pipeline.Shape{Ranks: p.Pipeline, Virtual: p.VirtualStages, MicroBatches: microBatches})
 }
 
-// ChunkLayers returns the number of transformer layers of each chunk.
-func (c *Config) ChunkLayers(chunks int) []int {
-	if c.Parallel.StageLayers != nil {
-		return c.Parallel.StageLayers
+// ChunkLayers returns the number of transformer layers of each chunk, of a model with the given costs of all layers.
+func (c *Config) ChunkLayers(chunks int, costs []model.Cost) []int {
+	switch s := c.Parallel.StageLayers; {
+	case s.Auto:
+		return model.Balanced(costs, chunks)
+	case s.Counts != nil:
+		return s.Counts
 	}
 	counts := make([]int, chunks)
 	for i := range counts {

@@ -40,6 +40,9 @@ func tomlValue(v reflect.Value) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return quote(d.String())
 	}
+	if s, ok := v.Interface().(StageLayers); ok {
+		return s.toml()
+	}
 	switch v.Kind() {
 	case reflect.Interface:
 		return tomlValue(v.Elem())

@@ -40,8 +40,8 @@ func typeName(t reflect.Type) string {
 		return "a number"
 	case t == reflect.TypeFor[[]Blend]():
 		return "tables with weight and paths"
-	case t == reflect.TypeFor[[]int]():
-		return "a list of integers"
+	case t == reflect.TypeFor[StageLayers]():
+		return `a list of integers or "auto"`
 	case t.Kind() == reflect.Slice:
 		return "a list of strings"
 	case t.Kind() == reflect.Array:
@@ -89,8 +89,8 @@ func (l *loader) decodeKey(k key, v any) {
 		}
 	case field.Type() == reflect.TypeFor[[]Blend]():
 		l.decodeBlend(k, field, v)
-	case field.Type() == reflect.TypeFor[[]int]():
-		l.decodeIntegers(k, field, v)
+	case field.Type() == reflect.TypeFor[StageLayers]():
+		l.decodeStageLayers(k, field, v)
 	case field.Kind() == reflect.Slice:
 		l.decodeStrings(k, field, v)
 	case field.Kind() == reflect.Array:
@@ -233,26 +233,6 @@ func (l *loader) decodeFloats(k key, field reflect.Value, v any) {
 			return
 		}
 		field.Index(i).SetFloat(x)
-	}
-}
-
-func (l *loader) decodeIntegers(k key, field reflect.Value, v any) {
-	values, ok := v.([]any)
-	if !ok {
-		l.wrongType(k, v)
-		return
-	}
-	var list []int
-	for i, v := range values {
-		n, ok := v.(int64)
-		if !ok || !k.bounds.contains(float64(n)) {
-			l.problem(k.String(), fmt.Sprintf("number %d of the list is %s", i+1, describe(v)), "set it to "+l.legal(k))
-			return
-		}
-		list = append(list, int(n))
-	}
-	if len(list) > 0 {
-		field.Set(reflect.ValueOf(list))
 	}
 }
 

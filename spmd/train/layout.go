@@ -88,10 +88,10 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	if l.lanes, l.buffers, err = pipeline.Lanes(l.MicroBatches, l.Lanes, grid.Coordinate(mesh.Data), data); err != nil {
 		return nil, err
 	}
-	if err := l.cutStages(); err != nil {
+	if l.recompute, err = recomputed(c, l.Model); err != nil {
 		return nil, err
 	}
-	if l.recompute, err = recomputed(c, l.Model); err != nil {
+	if err := l.cutStages(); err != nil {
 		return nil, err
 	}
 	l.cutWeights()

@@ -18,8 +18,9 @@ type stages struct {
 func (l *Layout) cutStages() (err error) {
 	l.schedule = l.Config.Schedules(l.MyMicroBatches)
 	chunks := l.schedule.NumChunks()
-	l.runs = layerRuns(l.Config.ChunkLayers(chunks))
-	costs := pipeline.UnitCosts(chunks)
+	layers := l.Model.Costs(l.Size, l.recompute)
+	l.runs = layerRuns(l.Config.ChunkLayers(chunks, layers))
+	costs := chunkCosts(l.runs, layers)
 	if l.training, err = pipeline.Simulate(l.schedule, chunks, l.MyMicroBatches, costs); err != nil {
 		return err
 	}
@@ -28,6 +29,23 @@ func (l *Layout) cutStages() (err error) {
 	}
 	l.Model.Hold(l.stageRuns(l.Mesh.Coordinate(mesh.Pipeline))...)
 	return nil
+}
+
+// chunkCosts adds up the costs of the layers of each chunk, as shares of a whole step's of one micro batch. Nothing takes no time.
+func chunkCosts(runs []model.Span, layers []model.Cost) (c pipeline.Costs) {
+	total := 0
+	for _, layer := range layers {
+		total += layer.Total()
+	}
+	share := func(n int) float64 { return max(float64(n)/float64(total), 1e-6) }
+	for _, run := range runs {
+		var sum model.Cost
+		for _, layer := range layers[run.From:run.To] {
+			sum = sum.Plus(layer)
+		}
+		c.Forward, c.Input, c.Weight = append(c.Forward, share(sum.Forward)), append(c.Input, share(sum.Input)), append(c.Weight, share(sum.Weight))
+	}
+	return c
 }
 
 // stageRuns returns the layers of a stage.
