@@ -15,8 +15,7 @@ import (
 
 // SumFloat32 adds float32 sources.
 func SumFloat32(dst, src [][]byte) {
-	if len(src) == 2 && len(dst) > 0 {
-		addTwo(dst, src)
+	if sumInRegisters(dst, src) {
 		return
 	}
 	fold(dst, src, asFloat32, addition)
@@ -61,18 +60,6 @@ func (e encoding) size() int {
 	return 4
 }
 
-// addTwo is the sum of two float32 sources without partial sums, for exchanges between two ranks.
-func addTwo(dst, src [][]byte) {
-	const block = foldBlock * 4
-	for from := 0; from < len(src[0]); from += block {
-		to := min(from+block, len(src[0]))
-		fastAdd(numbers[float32](dst[0][from:to]), numbers[float32](src[0][from:to]), numbers[float32](src[1][from:to]))
-		for _, d := range dst[1:] {
-			copy(d[from:to], dst[0][from:to])
-		}
-	}
-}
-
 // partials are a fold's partial results, one for each level of the tree, and room for two blocks of a source that is
 // converted or combined with another before it enters the tree.
 type partials struct {
@@ -98,17 +85,21 @@ func fold(dst, src [][]byte, e encoding, c combination) {
 
 // tree returns the result for the bytes [from, to) of the sources. As in a binary counter, bit k of the number of leaves
 // taken so far says whether levels[k] holds the result of a complete tree over 2^k of them; the next pair is carried
-// upwards through the trees that it completes.
+// upwards through the trees that it completes. A leaf is a source, or several ones that are added in registers.
 func (p *partials) tree(src [][]byte, from, to int, e encoding, c combination) []float32 {
 	core := 1 << (bits.Len(uint(len(src))) - 1)
-	last := p.source(0, src, core, from, to, e, c)
-	for i := 0; i+1 < core; i += 2 {
-		a, b := last, p.source(1, src[i+1:], core, from, to, e, c)
+	group := 1
+	if e == asFloat32 && c == addition && core == len(src) && core > foldGroup {
+		group = foldGroup
+	}
+	last := p.source(0, src, group, core, from, to, e, c)
+	for i := 0; i+group < core; i += 2 * group {
+		a, b := last, p.source(1, src[i+group:], group, core, from, to, e, c)
 		if i > 0 {
-			a = p.source(0, src[i:], core, from, to, e, c)
+			a = p.source(0, src[i:], group, core, from, to, e, c)
 		}
 		level := 1
-		for n := i / 2; n&1 == 1; n >>= 1 {
+		for n := i / (2 * group); n&1 == 1; n >>= 1 {
 			level++
 		}
 		// levels[level] is free; the pair's result goes there, then takes up the complete trees below.
@@ -121,8 +112,14 @@ func (p *partials) tree(src [][]byte, from, to int, e encoding, c combination) [
 	return last
 }
 
-// source returns a leaf of the tree: the first source of src, combined with the one that is core later, if there is one.
-func (p *partials) source(slot int, src [][]byte, core, from, to int, e encoding, c combination) []float32 {
+// source returns a leaf of the tree: the sum of the first group sources of src, or the first one, combined with the one that
+// is core later, if there is one.
+func (p *partials) source(slot int, src [][]byte, group, core, from, to int, e encoding, c combination) []float32 {
+	if group > 1 {
+		sum := p.leaf[slot][:(to-from)/e.size()]
+		sumGroup(sum, src, from/e.size())
+		return sum
+	}
 	leaf := e.load(p.leaf[slot][:], src[0][from:to])
 	if core >= len(src) {
 		return leaf

@@ -147,6 +147,45 @@ func TestSumOfNothing(t *testing.T) {
 	}
 }
 
+// TestFoldKernels compares the kernels of every set with the tree: from an element on that is none of the first, and
+// without touching what is beyond the last.
+func TestFoldKernels(t *testing.T) {
+	forEachSet(t, func(t *testing.T, s *kernelSet) {
+		for _, n := range []int{2, 4, 8} {
+			k, ok := s.folds.of(n)
+			if !ok {
+				t.Skip("the set has no kernels of its own")
+			}
+			for _, length := range []int{0, foldRound, 7 * foldRound} {
+				const at, beyond = 5, 3
+				sources, src := make([][]float32, n), make([][]byte, n)
+				for i := range sources {
+					sources[i] = noise(at+length+beyond, uint64(i+1), 3)
+					src[i] = device.BytesOf(sources[i])
+				}
+				want, column := make([]float32, length+1), make([]float32, n)
+				for i := range length {
+					for j := range column {
+						column[j] = sources[j][at+i]
+					}
+					want[i] = treeOf(column, add)
+				}
+				got := make([]float32, length+1)
+				k.into(&got[0], src, at, length)
+				equalBits(t, "into one", got, want)
+				for i, source := range sources {
+					expected := slices.Concat(source[:at], want[:length], source[at+length:])
+					if i == 0 {
+						k.all(src, at, length)
+						expected = slices.Concat(noise(at, 1, 3), want[:length], noise(at+length+beyond, 1, 3)[at+length:])
+					}
+					equalBits(t, "into all", source, expected)
+				}
+			}
+		}
+	})
+}
+
 func BenchmarkSumFloat32(b *testing.B) {
 	for _, n := range []int{2, 4, 8} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -59,6 +59,9 @@ type kernelSet struct {
 	// sets. The length is a multiple of castWhole.
 	widen  func(y []float32, x []uint16)
 	narrow func(y []uint16, x []float32)
+
+	// folds add the buffers of several ranks.
+	folds foldTable
 }
 
 // KernelSets returns the names of the kernel sets that this build has on this machine, best first.

@@ -28,6 +28,37 @@ func fastAdd(y, a, b []float32) {
 	}
 }
 
+// fastFolds are the folds of the best kernel set.
+func fastFolds() (t foldTable) {
+	switch {
+	case cpufeatures.X86.HasAVX512F:
+		return avx512Folds()
+	case cpufeatures.X86.HasAVX2:
+		return avx2Folds()
+	}
+	return t
+}
+
+func avx2Folds() foldTable {
+	return foldTable{{sumInto2AVX2, sumAll2AVX2}, {sumInto4AVX2, sumAll4AVX2}, {sumInto8AVX2, sumAll8AVX2}}
+}
+
+func avx512Folds() foldTable {
+	return foldTable{{sumInto2AVX512, sumAll2AVX512}, {sumInto4AVX512, sumAll4AVX512}, {sumInto8AVX512, sumAll8AVX512}}
+}
+
+// fastSumInto8 is foldKernels.into for 8 sources, by a direct call, which lets dst stay on the caller's stack.
+func fastSumInto8(dst *float32, src [][]byte, at, n int) {
+	switch {
+	case cpufeatures.X86.HasAVX512F:
+		sumInto8AVX512(dst, src, at, n)
+	case cpufeatures.X86.HasAVX2:
+		sumInto8AVX2(dst, src, at, n)
+	default:
+		sumInto8Generic(dst, src, at, n)
+	}
+}
+
 // fastWiden is kernelSet.widen for work without a Device.
 func fastWiden(y []float32, x []uint16) {
 	if cpufeatures.X86.HasAVX2 && len(y) > 0 {
@@ -61,7 +92,7 @@ func avx2Set() *kernelSet {
 		dot: dotAVX2, dot3: dot3AVX2, sumSquares: sumSquaresAVX2, max: maxAVX2,
 		expSum: expSumAVX2, siluMul: siluMulAVX2, siluMulBackward: siluMulBackwardAVX2,
 		addScaleMulAdd: addScaleMulAddAVX2, rotate: rotateAVX2, adamW: adamWAVX2,
-		widen: widenAVX2, narrow: narrowAVX2,
+		widen: widenAVX2, narrow: narrowAVX2, folds: avx2Folds(),
 	}
 }
 
@@ -81,6 +112,6 @@ func avx512Set() *kernelSet {
 		dot:         dotAVX512, dot3: dot3AVX512, sumSquares: sumSquaresAVX512, max: maxAVX512,
 		expSum: expSumAVX512, siluMul: siluMulAVX512, siluMulBackward: siluMulBackwardAVX512,
 		addScaleMulAdd: addScaleMulAddAVX512, rotate: rotateAVX512, adamW: adamWAVX512,
-		widen: widenAVX512, narrow: narrowAVX512,
+		widen: widenAVX512, narrow: narrowAVX512, folds: avx512Folds(),
 	}
 }

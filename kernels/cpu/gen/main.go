@@ -26,6 +26,8 @@ type isa interface {
 	tables(p *printer)
 	// row writes one function over rows.
 	row(p *printer, f row)
+	// fold writes one function of folds.
+	fold(p *printer, f foldFunction)
 
 	// load reads the current elements of a slice, zeros into the lanes that are not there; store writes those that are.
 	load(p *printer, slice, d int, masked bool)
@@ -90,6 +92,7 @@ func files() map[string][]byte {
 	} {
 		f["gemm_"+file] = generate(v.gemm)
 		f["vector_"+file] = generate(func(p *printer) { vector(p, v) })
+		f["fold_"+file] = generate(func(p *printer) { folds(p, v) })
 	}
 	return f
 }
