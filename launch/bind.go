@@ -16,8 +16,7 @@ const (
 	bindCore binding = "core"
 )
 
-// shareCores gives each of n ranks its part of the cores that this process may run on, in their order; nil if there are fewer
-// cores than ranks, since ranks that share a core are better placed by the kernel.
+// shareCores gives each of n ranks its part of the cores that this process may run on.
 func shareCores(n int) ([][]int, error) {
 	var allowed unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
@@ -29,21 +28,21 @@ func shareCores(n int) ([][]int, error) {
 			cores = append(cores, cpu)
 		}
 	}
-	if len(cores) < n {
-		return nil, nil
-	}
+	return cut(cores, n), nil
+}
+
+// cut gives each of n ranks some neighbouring cores, or the one that it shares with its neighbours.
+func cut(cores []int, n int) [][]int {
 	shares := make([][]int, n)
 	for i := range n {
-		shares[i] = cores[i*len(cores)/n : (i+1)*len(cores)/n]
+		from := i * len(cores) / n
+		shares[i] = cores[from:max(from+1, (i+1)*len(cores)/n)]
 	}
-	return shares, nil
+	return shares
 }
 
 // bindingText reports a binding.
 func bindingText(ranks []int, cores [][]int) string {
-	if cores == nil {
-		return fmt.Sprintf("fewer cores than ranks: %s not bound", rankText(ranks))
-	}
 	var parts []string
 	for i, number := range ranks {
 		_, list, _ := strings.Cut(rankText(cores[i]), " ")
