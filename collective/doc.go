@@ -61,9 +61,10 @@
 // Ranks of one host share memory, unless Options.Backend says otherwise. World.Alloc makes symmetric memory: each rank's is
 // a file without a name, sealed against resizing, which it hands to the others over a unix socket after the same handshake
 // as over TCP, and which all of them map. A crash leaves nothing behind. A group whose members are all on one host does its
-// operations in place, but for transfers and host data: the members arrive at a word, and then each does a part, reading
-// the others' buffers where they lie and writing results to where they belong, with no copy in between. It takes two changes
-// of a word that all see, and the sums have the bits of the tree, see inplace.go. Small buffers that are not symmetric are
+// operations in place, but for transfers and host data: each member stamps a slot in which it says what it calls, waits for the
+// others' stamps, and then does a part, reading the others' buffers where they lie and writing results to where they belong,
+// with no copy in between. It takes two words of each member that all see, one for small buffers, which go through the slots
+// themselves, and the sums have the bits of the tree, see slots.go and inplace.go. Small buffers that are not symmetric are
 // copied to where the others reach them; large ones travel as messages through rings in shared memory, with the algorithms
 // above, see ring.go. Waiting is described in wait.go: a short spin while cores are free, then yielding, then sleep.
 //

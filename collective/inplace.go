@@ -6,31 +6,26 @@ import "fmt"
 // lies and results are written to where they belong, with no copy in between. For p members and buffers of n bytes, an
 // all-reduce reads and writes p n bytes together; through messages, even in shared memory, it is more than twice that.
 //
-// All members arrive, with an atomic addition to one word. The last to arrive knows where all buffers are, and says, by
-// another word, what becomes of the operation:
+// The members arrive as at operations through slots (see slots.go), with the places of their buffers in the slots. Each
+// then does its own part of the operation and waits until all have done theirs. What a member touches stays in its core's
+// caches from one operation to the next. If some buffer is neither symmetric nor small, all see that in the slots and take an
+// algorithm over links.
 //
-//	parts   each member does its own part of the operation; who finishes the last one releases all. What a member touches
-//	        stays in its core's caches from one operation to the next.
-//	done    the last member has done it all, alone: where members outnumber cores, small buffers wait less so, because the
-//	        others need to run only once
-//	links   some buffer is neither symmetric nor small: all take an algorithm over links
-//	differ  the members have called different operations: all fail, and say which
-//
-// Nobody can arrive at the next operation before everybody has arrived at this one, so that the words need no resetting that
-// could race: they count rounds.
+// Where members outnumber cores, small buffers wait less if the last member to arrive does everything, because the others
+// need to run only once. They arrive with an atomic addition to one word, too, and another word then says what has become
+// of the operation.
 
 // An inPlaceOperation does one part of an operation, of as many as there are members, on the members' buffers: s.views and,
 // where the operation has two, s.sources. What it reads, no other part writes.
 type inPlaceOperation func(s *shared, w *work, part int) error
 
-// The states of an operation at which all have arrived.
+// What has become of an operation that the last member was to do alone.
 const (
-	stateDone = iota + 1
-	stateParts
-	stateLinks
-	stateDiffer
+	stateDone   = iota + 1
+	stateLinks  // it is for the links
+	stateDiffer // the members have called different operations
 
-	stateBits = 3
+	stateBits = 2
 	stateMask = 1<<stateBits - 1
 )
 
@@ -51,76 +46,88 @@ var inPlaceOperations = [operationKinds]inPlaceOperation{
 	opBarrier:       func(*shared, *work, int) error { return nil },
 }
 
-// together does an operation in place. It reports whether the operation is done; if not, it is for the links.
+// together does an operation through slots or in place. It reports whether the operation is done; if not, it is for the links.
 func (s *shared) together(w *work, op inPlaceOperation) (done bool, err error) {
-	s.round++
-	s.me.round.Store(s.round)
-	if s.control.arrived.Add(1) == s.round*uint64(len(s.members)) {
-		if err := s.open(w, op); err != nil {
-			return false, err
-		}
-	} else if err := s.await(func() bool { return s.control.state.Load()>>stateBits == s.round }, s.notArrived); err != nil {
+	small := s.slotted(w)
+	s.arrive(w, small)
+	if s.alone(w) {
+		return s.leaveToLast(w, op)
+	}
+	if err := s.awaitArrivals(); err != nil {
 		return false, err
 	}
-	switch s.control.state.Load() & stateMask {
-	case stateParts:
-		if err := s.take(w, op); err != nil {
+	switch {
+	case small:
+		s.takeFromSlots(w)
+		return true, nil
+	case !s.reachable():
+		return false, nil
+	}
+	s.look(w)
+	if err := op(s, w, s.group.me); err != nil {
+		return false, err
+	}
+	s.me.finished.Store(s.stamp)
+	s.wakeAll()
+	for member, m := range s.members {
+		if err := s.await(func() bool { return m.finished.Load() == s.stamp }, func() int { return member }); err != nil {
 			return false, err
 		}
-	case stateLinks:
-		return false, nil
-	case stateDiffer:
-		return false, s.mismatch()
 	}
-	if w.writes && s.me.place.Load()>>placeBits == staged {
-		copy(w.buf.Mapped(), s.reach(s.group.me, s.me.place.Load(), 0, w.buf.Bytes))
-	}
+	s.unstage(w)
 	return true, nil
-}
-
-// open decides what becomes of the operation, as the last member to arrive, and tells the others.
-func (s *shared) open(w *work, op inPlaceOperation) error {
-	state := uint64(stateParts)
-	switch {
-	case s.mismatch() != nil:
-		state = stateDiffer
-	case !s.reachable():
-		state = stateLinks
-	case s.alone(w):
-		state = stateDone
-		s.look(w)
-		for part := range s.members {
-			if err := op(s, w, part); err != nil {
-				return err
-			}
-		}
-	}
-	s.control.finished.Store(0)
-	s.control.state.Store(s.round<<stateBits | state)
-	s.wakeAll()
-	return nil
 }
 
 // alone reports whether the last member to arrive does everything. The members of an all-to-all-v know their own sizes only.
 func (s *shared) alone(w *work) bool {
-	small := s.spins == 0 && w.total <= aloneBytes*len(s.members)
-	return w.kind == opBarrier || small && w.kind != opAllToAllV
+	return s.spins == 0 && w.total <= aloneBytes*len(s.members) && w.kind != opAllToAllV
 }
 
-// take does this member's part, and releases everybody if it was the last one; else it waits for that.
-func (s *shared) take(w *work, op inPlaceOperation) error {
-	s.look(w)
-	if err := op(s, w, s.group.me); err != nil {
-		return err
-	}
-	s.me.finished.Store(s.round)
-	done := s.round<<stateBits | stateDone
-	if s.control.finished.Add(1) == uint64(len(s.members)) {
-		s.control.state.Store(done)
+// leaveToLast does an operation as the last member to arrive, or waits until that one has done it.
+func (s *shared) leaveToLast(w *work, op inPlaceOperation) (done bool, err error) {
+	s.lone++
+	if s.control.arrived.Add(1) == s.lone*uint64(len(s.members)) {
+		state, err := s.doAlone(w, op)
+		if err != nil {
+			return false, err
+		}
+		s.control.state.Store(s.lone<<stateBits | state)
 		s.wakeAll()
-		return nil
+	} else if err := s.await(func() bool { return s.control.state.Load()>>stateBits == s.lone }, s.notArrived); err != nil {
+		return false, err
 	}
-	return s.await(func() bool { return s.control.state.Load() == done }, s.notFinished)
+	switch s.control.state.Load() & stateMask {
+	case stateLinks:
+		return false, nil
+	case stateDiffer:
+		return false, s.awaitArrivals()
+	}
+	s.unstage(w)
+	return true, nil
+}
+
+// doAlone does all parts of an operation, or says why not.
+func (s *shared) doAlone(w *work, op inPlaceOperation) (state uint64, err error) {
+	switch {
+	case s.awaitArrivals() != nil:
+		return stateDiffer, nil
+	case !s.reachable():
+		return stateLinks, nil
+	}
+	s.look(w)
+	for part := range s.members {
+		if err := op(s, w, part); err != nil {
+			return 0, err
+		}
+	}
+	return stateDone, nil
+}
+
+// unstage fetches a result that lies in the stage.
+func (s *shared) unstage(w *work) {
+	if place := s.slot(s.group.me).place; w.writes && place>>placeBits == staged {
+		copy(w.buf.Mapped(), s.reach(s.group.me, place, 0, w.buf.Bytes))
+	}
 }
 
 // look fills in views, the members' buffers, and offsets, where their parts begin.
@@ -129,12 +136,12 @@ func (s *shared) look(w *work) {
 	if w.kind == opAllToAll || w.kind == opAllToAllV {
 		return // whose sizes differ
 	}
-	for i, m := range s.members {
+	for i := range s.members {
 		n := w.total
 		if (w.kind == opScatter || w.kind == opGather) && i != w.root {
 			n = s.offsets[i+1] - s.offsets[i]
 		}
-		s.views[i] = s.reach(i, m.place.Load(), 0, n)
+		s.views[i] = s.reach(i, s.slot(i).place, 0, n)
 	}
 }
 
@@ -208,14 +215,14 @@ func (s *shared) gatherPart(w *work, part int) error {
 
 // allToAllPart fetches what the others have for one member. Where it begins in their buffers, they have published.
 func (s *shared) allToAllPart(w *work, part int) error {
-	to := s.reach(part, s.members[part].place.Load(), 0, s.offsets[len(s.members)])
-	for i, m := range s.members {
-		from, end := int(s.sent[i][part].Load()), int(s.sent[i][part+1].Load())
+	to := s.reach(part, s.slot(part).place, 0, s.offsets[len(s.members)])
+	for i := range s.members {
+		from, end := int(s.sent[i][part]), int(s.sent[i][part+1])
 		if want := s.offsets[i+1] - s.offsets[i]; end-from != want {
 			return fmt.Errorf("rank %d has %d bytes for rank %d, which expects %d; the sizes that members of group %s pass must agree",
 				s.group.ranks[i], end-from, s.group.ranks[part], want, s.group.name)
 		}
-		copy(to[s.offsets[i]:s.offsets[i+1]], s.reach(i, m.source.Load(), from, end))
+		copy(to[s.offsets[i]:s.offsets[i+1]], s.reach(i, s.slot(i).source, from, end))
 	}
 	return nil
 }

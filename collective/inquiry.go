@@ -181,7 +181,7 @@ func (w *World) standing(stall operation) []operation {
 		if g.id != stall.Group {
 			continue
 		}
-		op := g.position()
+		op, _ := g.position()
 		if op.Sequence < stall.Sequence {
 			op.Stack = stackOf(g.maker)
 		}

@@ -34,10 +34,9 @@ func (w *World) shareInside(g *group) error {
 func (g *group) performInside(w *work, kind operationKind, counts []int, root int) error {
 	in := g.onHost
 	in.sequence++
-	step := &g.step
-	*step = work{
+	step := in.reuse(&work{
 		group: in, kind: kind, sequence: in.sequence, buf: w.buf, total: w.buf.Bytes, counts: counts, reduction: w.reduction, root: root, writes: true,
-	}
+	})
 	in.enter(step)
 	err := in.perform(step)
 	in.leave(step, err)

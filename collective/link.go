@@ -130,6 +130,16 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
+// what packs what an operation is into a word, but for its size and number.
+func (h *header) what() uint64 {
+	return uint64(h.kind)<<48 | uint64(h.dtype)<<40 | uint64(h.op)<<32 | uint64(uint32(h.root))
+}
+
+// headerOf is what's inverse.
+func headerOf(what uint64) header {
+	return header{kind: operationKind(what >> 48), dtype: device.DType(what >> 40), op: ReduceOp(what >> 32), root: int32(uint32(what))}
+}
+
 // describe writes an operation as messages show it, without its group: "all-reduce 17 (1.2 MB, sum of float32)".
 func (h *header) describe() string {
 	s := fmt.Sprintf("%v %d", h.kind, h.sequence)

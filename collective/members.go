@@ -46,10 +46,10 @@ type members struct {
 	shared *shared    // the transport where all members are on this host, else nil
 	onHost *group     // the members on this host, where the others are elsewhere and these share memory; else nil
 
-	state   sync.Mutex // guards what follows
-	entered work       // a copy of the last operation that has begun
-	inside  bool       // whether it still runs
-	spare   []*work    // operations on buffers that have ended well, to be used again: steps allocate nothing
+	state   sync.Mutex  // guards what follows
+	entered *work       // the last operation that has begun
+	inside  atomic.Bool // whether it still runs
+	spare   []*work     // operations that have ended well, to be used again: steps allocate nothing
 
 	// What running operations use.
 	links     map[int]link // by position
@@ -57,7 +57,6 @@ type members struct {
 	teams     teams
 	offsets   []int // where the parts of the running operation begin, and the end of the last
 	counts    []int // the sizes of parts in a step inside this host
-	step      work  // that step
 	transfers map[transferKey]uint64
 	scratch   scratch
 	segment   int
@@ -99,7 +98,7 @@ func (g *group) Size() int { return len(g.ranks) }
 func (g *group) Blocking() Group { return g.direct }
 
 // reuse returns v in memory of an operation that has ended, where there is one.
-func (g *group) reuse(v work) *work {
+func (g *group) reuse(v *work) *work {
 	v.recycle = true
 	g.state.Lock()
 	defer g.state.Unlock()
@@ -109,7 +108,7 @@ func (g *group) reuse(v work) *work {
 	} else {
 		w = new(work)
 	}
-	*w = v
+	*w = *v
 	return w
 }
 
@@ -180,9 +179,9 @@ func (g *group) stalled(peer int) error { return g.stalledFor(g.world.o.Timeout,
 
 // stalledFor is stalled after another time.
 func (g *group) stalledFor(timeout time.Duration, peer int) error {
-	op := g.position()
+	op, kind := g.position()
 	op.Members, op.Waiting = g.ranks, peer
-	if g.entered.kind == opTransfer { // the others have nothing to do with it, and its number means nothing to the peer
+	if kind == opTransfer { // the others have nothing to do with it, and its number means nothing to the peer
 		op.Members, op.Sequence = []int{peer}, ^uint64(0)
 	}
 	if err := g.world.control.send(message{Kind: kindStall, Stall: &op, Cause: timeout.String()}); err == nil {
@@ -193,16 +192,18 @@ func (g *group) stalledFor(timeout time.Duration, peer int) error {
 	return &TimeoutError{Ranks: []int{peer}, Report: lateReport(timeout, peer)}
 }
 
-// position returns where this rank stands in the group.
-func (g *group) position() operation {
+// position returns where this rank stands in the group, and the kind of the operation that it has entered last.
+func (g *group) position() (operation, operationKind) {
 	op := operation{Group: g.id, Name: "the forming of group " + g.name}
 	g.state.Lock()
 	defer g.state.Unlock()
-	if w := &g.entered; w.group != nil {
-		h := w.header(0, 0)
-		op.Sequence, op.Name, op.Inside, op.What = w.sequence, w.Name(), g.inside, h.describe()
+	w := g.entered
+	if w == nil {
+		return op, 0
 	}
-	return op
+	h := w.header(0, 0)
+	op.Sequence, op.Name, op.Inside, op.What = w.sequence, w.Name(), g.inside.Load(), h.describe()
+	return op, w.kind
 }
 
 // close ends the group's connections, after the operation that may still run has been made to end.

@@ -14,7 +14,7 @@ import (
 // AllReduce implements Group; see allreduce.go.
 func (g *group) AllReduce(buf device.Region, r Reduction, after device.Event) device.Event {
 	w := work{kind: opAllReduce, buf: buf, total: buf.Bytes, reduction: r, writes: true, invalid: r.check(buf.Bytes)}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // ReduceScatter implements Group; see reducescatter.go.
@@ -28,36 +28,38 @@ func (g *group) ReduceScatter(buf device.Region, counts []int, r Reduction, afte
 			w.invalid = errors.Join(w.invalid, r.check(n))
 		}
 	}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // AllGather implements Group; see allgather.go.
 func (g *group) AllGather(buf device.Region, counts []int, after device.Event) device.Event {
 	w := work{kind: opAllGather, buf: buf, total: buf.Bytes, counts: counts, writes: true, invalid: g.checkParts(buf.Bytes, counts)}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Broadcast implements Group; see broadcast.go.
 func (g *group) Broadcast(buf device.Region, root int, after device.Event) device.Event {
 	w := work{kind: opBroadcast, buf: buf, total: buf.Bytes, root: root, writes: root != g.me, invalid: g.checkMember("the root", root)}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Reduce implements Group; see reduce.go.
 func (g *group) Reduce(buf device.Region, root int, r Reduction, after device.Event) device.Event {
 	w := work{kind: opReduce, buf: buf, total: buf.Bytes, root: root, reduction: r, writes: true}
 	w.invalid = errors.Join(r.check(buf.Bytes), g.checkMember("the root", root))
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Scatter implements Group; see scatter.go.
 func (g *group) Scatter(buf device.Region, counts []int, root int, after device.Event) device.Event {
-	return g.enqueue(g.reuse(g.rooted(opScatter, buf, counts, root, root != g.me)), after)
+	w := g.rooted(opScatter, buf, counts, root, root != g.me)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Gather implements Group; see gather.go.
 func (g *group) Gather(buf device.Region, counts []int, root int, after device.Event) device.Event {
-	return g.enqueue(g.reuse(g.rooted(opGather, buf, counts, root, root == g.me)), after)
+	w := g.rooted(opGather, buf, counts, root, root == g.me)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // rooted makes the work of a scatter or gather, in which the root's buffer holds all parts and the others' their own.
@@ -86,7 +88,7 @@ func (g *group) AllToAll(dst, src device.Region, after device.Event) device.Even
 	if dst.Bytes != src.Bytes || dst.Overlaps(src) {
 		w.invalid = fmt.Errorf("a destination of %d bytes and a source of %d (overlapping: %v)", dst.Bytes, src.Bytes, dst.Overlaps(src))
 	}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // AllToAllV implements Group; see alltoall.go.
@@ -103,7 +105,7 @@ func (g *group) AllToAllV(dst, src device.Region, received, sent []int, after de
 			w.invalid = fmt.Errorf("this member sends itself %d bytes and receives %d", sent[g.me], received[g.me])
 		}
 	}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Send implements Group; see transfer.go.
@@ -117,7 +119,7 @@ func (g *group) Receive(buf device.Region, from int, after device.Event) device.
 }
 
 func (g *group) single(t Transfer, after device.Event) device.Event {
-	w := g.reuse(work{kind: opTransfer, invalid: g.checkTransfer(t)})
+	w := g.reuse(&work{kind: opTransfer, invalid: g.checkTransfer(t)})
 	w.single[0] = t
 	w.transfers = w.single[:]
 	return g.enqueue(w, after)
@@ -129,7 +131,7 @@ func (g *group) Exchange(transfers []Transfer, after device.Event) device.Event 
 	for _, t := range transfers {
 		w.invalid = errors.Join(w.invalid, g.checkTransfer(t))
 	}
-	return g.enqueue(g.reuse(w), after)
+	return g.enqueue(g.reuse(&w), after)
 }
 
 // Barrier implements Group; see barrier.go.

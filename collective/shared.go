@@ -12,24 +12,31 @@ import (
 // A shared is a group's transport where all of its members are on one host: memory that all of them see, with words to
 // meet at and rings for messages, and the way into the symmetric memory of the others.
 //
-// Operations on symmetric memory, and on so little memory that copying it costs nothing, are done in place, see inplace.go.
-// All others are messages between two members, whose links are rings, see ring.go.
+// Operations on small buffers go through slots, see slots.go. Others on symmetric memory, and on so little memory that copying
+// it costs nothing, are done in place, see inplace.go. All others are messages between two members, whose links are rings,
+// see ring.go.
 //
-// The memory begins with controlWords; then come memberWords, a stage and a table of offsets for each member, and a ring for
-// each pair.
+// The memory begins with controlWords; then come memberWords, slots, a stage and a table of offsets for each member, and a
+// ring for each pair.
 type shared struct {
 	group   *group
 	locals  []int // the members' indexes among the ranks of this host
 	control *controlWords
 	members []*memberWords
 	me      *memberWords
+	slots   [][2]*slot
 	stages  [][]byte
-	sent    [][]atomic.Uint64 // of each member: where the parts of its second buffer begin, and the end of the last
-	links   []*ringLink       // by position; nil at this member's own
-	sending []*ringLink       // those that have something queued
+	sent    [][]uint64  // of each member: where the parts of its second buffer begin, and the end of the last
+	links   []*ringLink // by position; nil at this member's own
+	sending []*ringLink // those that have something queued
 
-	round uint64 // operations in place that this member has arrived at
+	stamp uint64 // the number of the last operation through slots or in place, see slots.go
+	lone  uint64 // how many of them the last member does alone
+	given [2]int // bytes in this member's slots
 	spins int    // how often a wait looks before it gives way to other processes
+
+	// unpublished is the running operation as long as it has not been published.
+	unpublished *work
 
 	// What one operation uses, kept so that it allocates nothing.
 	views, dst, src [][]byte
@@ -57,25 +64,21 @@ type line struct {
 // controlWords are a group's words.
 type controlWords struct {
 	ready    line // members that have mapped the memory
-	arrived  line // arrivals at operations in place, since the group was made
-	state    line // round<<stateBits | a state: what becomes of the operation that all have arrived at
-	finished line // members that have done their parts of it
+	arrived  line // arrivals at operations that the last member does alone, since the group was made
+	state    line // the number of such an operation<<stateBits | what has become of it
 	sleepers line // members that sleep, or are about to
 }
 
 // memberWords are what one member writes, but for bell, and the others read.
 type memberWords struct {
-	// The operation that the member has entered last.
-	what     atomic.Uint64 // kind, data type, reduction and root
+	// The operation that the member has entered last of those that are published, see publish.
+	what     atomic.Uint64 // see header.what
 	total    atomic.Uint64 // bytes of the buffer
 	sequence atomic.Uint64 // its number
-	place    atomic.Uint64 // where the buffer is; see World.place
-	source   atomic.Uint64 // where the second buffer is, of operations that have two
-	round    atomic.Uint64 // of the operations in place, the last that the member has arrived at
-	finished atomic.Uint64 // the last of them of which it has done its part
 	gone     atomic.Uint32 // 1 once the member has left the group
 	ready    atomic.Uint32 // 1 once it has mapped the memory
-	_        [lineBytes - 64]byte
+	_        [lineBytes - 32]byte
+	finished line          // the stamp of the last operation of which the member has done its part
 	bell     atomic.Uint32 // changes when the member shall wake
 	asleep   atomic.Uint32 // 1 while it sleeps on bell, or is about to
 	_        [lineBytes - 8]byte
@@ -83,11 +86,12 @@ type memberWords struct {
 }
 
 // A sharedLayout says where the parts of a group's memory begin.
-type sharedLayout struct{ members, stages, sent, rings, total int }
+type sharedLayout struct{ members, slots, stages, sent, rings, total int }
 
 func layoutOf(p int) (l sharedLayout) {
 	l.members = int(unsafe.Sizeof(controlWords{}))
-	l.stages = l.members + p*int(unsafe.Sizeof(memberWords{}))
+	l.slots = l.members + p*int(unsafe.Sizeof(memberWords{}))
+	l.stages = l.slots + 2*p*slotSize
 	l.sent = l.stages + p*stageBytes
 	l.rings = l.sent + p*sentBytes(p)
 	l.total = l.rings + p*p*ringSize
@@ -129,10 +133,12 @@ func newShared(g *group, memory *mapping, l sharedLayout) *shared {
 	for member, rank := range g.ranks {
 		at := l.members + member*int(unsafe.Sizeof(memberWords{}))
 		s.members = append(s.members, (*memberWords)(unsafe.Pointer(&mem[at])))
+		at = l.slots + 2*member*slotSize
+		s.slots = append(s.slots, [2]*slot{(*slot)(unsafe.Pointer(&mem[at])), (*slot)(unsafe.Pointer(&mem[at+slotSize]))})
 		at = l.stages + member*stageBytes
 		s.stages = append(s.stages, mem[at:at+stageBytes:at+stageBytes])
 		at = l.sent + member*sentBytes(p)
-		s.sent = append(s.sent, unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&mem[at])), p+1))
+		s.sent = append(s.sent, unsafe.Slice((*uint64)(unsafe.Pointer(&mem[at])), p+1))
 		s.locals = append(s.locals, slices.Index(g.world.local.ranks, rank))
 	}
 	s.me = s.members[g.me]
@@ -148,35 +154,36 @@ func newShared(g *group, memory *mapping, l sharedLayout) *shared {
 	return s
 }
 
-// run does an operation in place where it can and reports whether it is done; if not, it is for an algorithm over links.
-// What it is, is published first, so that members which have called different operations find out while they wait.
+// run does an operation through slots or in place where it can and reports whether it is done; if not, it is for an algorithm
+// over links.
 func (s *shared) run(w *work) (done bool, err error) {
 	op := inPlaceOperations[w.kind]
-	s.publish(w, op != nil)
-	if op == nil {
-		return false, nil
+	s.unpublished = w
+	if op != nil {
+		done, err = s.together(w, op)
 	}
-	return s.together(w, op)
+	if !done {
+		s.publish()
+	}
+	s.unpublished = nil
+	return done, err
 }
 
-// publish says which operation this member has entered and, if it is to be done in place, where its buffers are.
-func (s *shared) publish(w *work, inPlace bool) {
-	if inPlace {
-		place, source := s.placeBuffers(w)
-		s.me.place.Store(place)
-		s.me.source.Store(source)
+// publish says which operation this member has entered, where all others see it at any time: members that have called
+// different operations find out while they wait. An operation that goes on without a long wait is not published, since all
+// members compare what they call there, see slots.go.
+func (s *shared) publish() {
+	w := s.unpublished
+	if w == nil {
+		return
 	}
-	if w.kind == opAllToAll || w.kind == opAllToAllV {
-		s.offsets = appendParts(s.offsets[:0], w.sent, w.src.Bytes, len(s.members))
-		for i, offset := range s.offsets {
-			s.sent[s.group.me][i].Store(uint64(offset))
-		}
-	}
+	s.unpublished = nil
 	h := w.header(0, 0)
 	s.me.sequence.Store(0) // until all is written
-	s.me.what.Store(uint64(h.kind)<<48 | uint64(h.dtype)<<40 | uint64(h.op)<<32 | uint64(uint32(h.root)))
+	s.me.what.Store(h.what())
 	s.me.total.Store(h.total)
 	s.me.sequence.Store(h.sequence)
+	s.wakeAll()
 }
 
 // staged is the allocation of places in a member's stage.
@@ -185,6 +192,12 @@ const staged = 1<<(64-placeBits) - 1
 // placeBuffers returns where the others reach an operation's buffers. Small ones that they do not reach where they are go
 // into the stage.
 func (s *shared) placeBuffers(w *work) (place, source uint64) {
+	if w.kind == opAllToAll || w.kind == opAllToAllV {
+		s.offsets = appendParts(s.offsets[:0], w.sent, w.src.Bytes, len(s.members))
+		for i, offset := range s.offsets {
+			s.sent[s.group.me][i] = uint64(offset)
+		}
+	}
 	used := 0
 	find := func(r device.Region) uint64 {
 		place := s.group.world.place(r)
@@ -199,8 +212,8 @@ func (s *shared) placeBuffers(w *work) (place, source uint64) {
 
 // reachable reports whether every member's buffers are where the others reach them.
 func (s *shared) reachable() bool {
-	for _, m := range s.members {
-		if m.place.Load() == nowhere || m.source.Load() == nowhere {
+	for i := range s.members {
+		if slot := s.slot(i); slot.place == nowhere || slot.source == nowhere {
 			return false
 		}
 	}
@@ -216,20 +229,19 @@ func (s *shared) reach(member int, place uint64, from, to int) []byte {
 	return s.group.world.at(place, s.locals[member], from, to)
 }
 
-// operation returns what a member has entered last, as a header; the zero header while that changes.
+// operation returns what a member has published last, as a header; the zero header while that changes.
 func (s *shared) operation(member int) header {
 	m := s.members[member]
 	sequence, what, total := m.sequence.Load(), m.what.Load(), m.total.Load()
 	if m.sequence.Load() != sequence {
 		return header{}
 	}
-	return header{
-		kind: operationKind(what >> 48), dtype: device.DType(what >> 40), op: ReduceOp(what >> 32), root: int32(uint32(what)),
-		total: total, sequence: sequence,
-	}
+	h := headerOf(what)
+	h.total, h.sequence = total, sequence
+	return h
 }
 
-// mismatch returns an error that names both operations, where a member has entered another one in the place of this one's.
+// mismatch returns an error that names both operations, where a member has published another one in the place of this one's.
 func (s *shared) mismatch() error {
 	mine := s.operation(s.group.me)
 	for member := range s.members {

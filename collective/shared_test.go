@@ -38,9 +38,27 @@ func (j *testJob) alloc(n int) []device.Region {
 	return regions
 }
 
+// sharedMemories are the ways to share memory: where ranks outnumber cores, which they do here if there are many, and as if
+// each had a core of its own. Each is for one job.
+func sharedMemories() map[string]jobOption {
+	ways := map[string]jobOption{}
+	for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
+		ways[name] = transport
+	}
+	for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
+		ways[name+", a core each"] = func(r *RootOptions, o *Options) {
+			transport(r, o)
+			o.coreEach = true
+		}
+	}
+	return ways
+}
+
 // transports are the ways in which the ranks of a test reach one another. Each is for one job.
 func transports() map[string]jobOption {
-	return map[string]jobOption{"tcp": func(*RootOptions, *Options) {}, "files": overFiles, "heap": overHeap()}
+	ways := sharedMemories()
+	ways["tcp"] = func(*RootOptions, *Options) {}
+	return ways
 }
 
 // An arena places buffers in a rank's symmetric memory, and reuses it from the beginning when it is full.
@@ -81,7 +99,7 @@ func (a *arena) mixed(b []byte) device.Region {
 // outside, and both at once.
 func TestSharedOperations(t *testing.T) {
 	for _, p := range groupSizes {
-		for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
+		for name, transport := range sharedMemories() {
 			t.Run(fmt.Sprintf("p=%d/%s", p, name), func(t *testing.T) {
 				t.Parallel()
 				j := newJob(t, p, transport)
@@ -125,9 +143,9 @@ func TestUnequalParts(t *testing.T) {
 // TestTransportsAgree checks that sums have the same bits over shared memory and TCP.
 func TestTransportsAgree(t *testing.T) {
 	for _, p := range []int{1, 2, 4, 8} {
-		for _, n := range []int{4, 5000, 100_000} {
+		for _, n := range []int{4, 500, 5000, 100_000} {
 			results := map[string][]byte{}
-			for name, transport := range map[string]jobOption{"tcp": knobs(0, Auto), "files": overFiles, "heap": overHeap()} {
+			for name, transport := range transports() {
 				j := newJob(t, p, transport)
 				groups := j.groups("data")
 				buffers := j.alloc(n)
@@ -147,7 +165,7 @@ func TestTransportsAgree(t *testing.T) {
 }
 
 func TestSharedRankDies(t *testing.T) {
-	for name, transport := range map[string]jobOption{"files": overFiles, "heap": overHeap()} {
+	for name, transport := range sharedMemories() {
 		t.Run(name, func(t *testing.T) {
 			j := newJob(t, 4, transport)
 			groups := j.groups("data")

@@ -34,6 +34,7 @@ func (s *shared) await(done func() bool, late func() int) error {
 		}
 		yield()
 	}
+	s.publish()
 	deadline := time.Now().Add(s.group.world.o.Timeout)
 	for {
 		bell := s.me.bell.Load()
@@ -64,6 +65,7 @@ func (s *shared) over(done func() bool, late func() int) (bool, error) {
 		return true, err
 	}
 	if err := s.mismatch(); err != nil {
+		s.wakeAll() // those in the other operation may not have seen it
 		return true, err
 	}
 	if member := late(); s.members[member].gone.Load() == 1 && !done() {
@@ -82,24 +84,19 @@ func (s *shared) departed(rank int) error {
 
 // notReady returns a member that has not mapped the group's memory.
 func (s *shared) notReady() int {
-	return s.first(func(m *memberWords) bool { return m.ready.Load() == 0 })
+	return s.first(func(member int) bool { return s.members[member].ready.Load() == 0 })
 }
 
 // notArrived returns a member that has not arrived at this one's operation.
 func (s *shared) notArrived() int {
-	return s.first(func(m *memberWords) bool { return m.round.Load() < s.round })
-}
-
-// notFinished returns a member that has not done its part of it.
-func (s *shared) notFinished() int {
-	return s.first(func(m *memberWords) bool { return m.finished.Load() < s.round })
+	return s.first(func(member int) bool { return s.slot(member).stamp.Load() != s.stamp })
 }
 
 // first returns the first other member of which f is true, if there is none the first other.
-func (s *shared) first(f func(m *memberWords) bool) int {
-	for i, m := range s.members {
-		if i != s.group.me && f(m) {
-			return i
+func (s *shared) first(f func(member int) bool) int {
+	for member := range s.members {
+		if member != s.group.me && f(member) {
+			return member
 		}
 	}
 	if s.group.me == 0 {
@@ -166,7 +163,7 @@ func (s *shared) spinBudget() int {
 	for _, word := range union {
 		n += bits.OnesCount64(word)
 	}
-	if n < ranks {
+	if n < ranks && !s.group.world.o.coreEach {
 		return 0
 	}
 	return spinPauses

@@ -27,7 +27,8 @@ type work struct {
 	total     int         // bytes of all parts together
 	host      [][]byte    // what GatherBytes exchanges
 	invalid   error       // why the arguments cannot be used
-	recycle   bool        // whether its memory may be used again once it has ended well
+	recycle   bool        // whether its memory may be used again once it has ended well, and another one has begun
+	ended     bool        // whether it has ended well
 }
 
 // Name returns a name such as "all-reduce 17 of group data (1.2 MB)".
@@ -151,21 +152,21 @@ func appendParts(offsets, counts []int, n, p int) []int {
 	return append(offsets, at)
 }
 
-// enter notes that an operation has begun.
+// enter notes that an operation has begun. The one before it is not named any more.
 func (g *group) enter(w *work) {
 	g.state.Lock()
 	defer g.state.Unlock()
-	g.entered, g.inside = *w, true
+	if last := g.entered; last != nil && last.recycle && last.ended {
+		g.spare = append(g.spare, last)
+	}
+	g.entered = w
+	g.inside.Store(true)
 }
 
 // leave notes that it has ended. One that failed is still to be named by its stream.
 func (g *group) leave(w *work, err error) {
-	g.state.Lock()
-	defer g.state.Unlock()
-	g.inside = false
-	if w.recycle && err == nil {
-		g.spare = append(g.spare, w)
-	}
+	w.ended = err == nil
+	g.inside.Store(false)
 }
 
 // header returns the header of a message of this operation with size bytes of data.

@@ -46,8 +46,10 @@ type Options struct {
 	// is the same for every repetition.
 	AnyOrder bool
 
-	// For tests: the length of segments, so that short buffers take the paths of long ones, and the host of each rank.
+	// For tests: the length of segments, so that short buffers take the paths of long ones, whether to wait as if there were a
+	// core for each rank, and the host of each rank.
 	segmentBytes int
+	coreEach     bool
 	hosts        []int
 	sharing      sharing // nil means files
 }
