@@ -38,6 +38,7 @@ func nearNumbers(t *testing.T, what string, want, got *memorySink) {
 	if !(loss <= 2e-5 && norm <= 2e-4) {
 		t.Errorf("%s: the losses differ by %.2g, the norms of gradients by %.2g", what, loss, norm)
 	}
+	t.Logf("%s: within %.1e of the losses and %.1e of the norms", what, loss, norm)
 }
 
 // tensorCases are models each of which has something that tensor ranks share in a way of its own. No vocabulary and few widths
