@@ -54,8 +54,9 @@ func (l *loader) checkExpertRanks() {
 	case e == nil:
 		l.problem("parallel.expert", "the model has no experts", "use 1")
 		return
-	case p.Tensor > 1:
-		l.problem("parallel.expert", "experts over ranks that share matrices are not available yet", "use 1, or parallel.tensor = 1")
+	case p.Expert%p.Tensor != 0:
+		l.problem("parallel.expert", fmt.Sprintf("%d is no multiple of parallel.tensor = %d: the ranks that share matrices are to share the experts too", p.Expert, p.Tensor),
+			"use "+l.expertRanks())
 		return
 	case e.Count%p.Expert != 0:
 		l.problem("parallel.expert", fmt.Sprintf("%d does not divide the model's %d experts", p.Expert, e.Count), "use "+l.expertRanks())
@@ -78,7 +79,7 @@ func (l *loader) expertRanks() string {
 	asked, experts, below, above := l.config.Parallel.Expert, l.config.Architecture.Experts.Count, 1, 0
 	for n := 1; n <= experts; n++ {
 		switch {
-		case experts%n != 0 || l.stageRanks()%n != 0:
+		case experts%n != 0 || l.stageRanks()%n != 0 || n > 1 && n%l.config.Parallel.Tensor != 0:
 		case n <= asked:
 			below = n
 		case above == 0:

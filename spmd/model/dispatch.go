@@ -13,6 +13,9 @@ import (
 // there they are sorted by expert, and what the experts make of them goes back the same way. In the backward pass the gradients
 // go as the rows did, and come back as their results did. All sums have one order, so that a repeat gives the same bits.
 //
+// Tensor ranks have all tokens and route all of them, but each sends only its own part of them: what comes back is its part of the
+// sum over the tensor ranks, with zeros for the tokens of others. The experts of a rank are whole.
+//
 // A rank has memory for the balanced load times a factor. What is more than that goes in further rounds through memory of
 // which nothing is kept: the backward pass dispatches and computes it again.
 
@@ -65,6 +68,16 @@ func (m *mixture) newExchange(r *mixtureRecord, rows, most int, mem *Memory) {
 		m.placeReceived(&x.further, limit, mem, mem.Scratch)
 		x.further.out, x.further.activated, x.further.dWeights = r.work.out, r.work.activated, x.awayWeights
 	}
+}
+
+// own returns the rows of x that are of the tokens which this rank sends to experts: all, or its part where tensor ranks have the
+// same tokens.
+func (m *mixture) own(x kernels.Tensor) kernels.Tensor {
+	if m.ranks == 1 {
+		return x
+	}
+	from, to := m.tokens.cut(x.Shape[0])
+	return x.Narrow(0, from, to)
 }
 
 // placeReceived places what says which rows have come, and their weights.
@@ -127,15 +140,15 @@ func (m *mixture) sortByRound(c *Context, r *mixtureRecord) {
 // send sends a round's rows of tokens x to their experts, and their weights. On one rank it copies the rows to where the experts
 // read them.
 func (m *mixture) send(c *Context, r *mixtureRecord, round int, x kernels.Tensor) device.Event {
-	c.Kernels.Permute(c.Stream, r.home, x, r.position)
+	c.Kernels.Permute(c.Stream, r.home.Narrow(0, 0, r.position.Len()), x, r.position)
 	if r.exchange == nil {
 		return device.Event{}
 	}
 	if round == 0 {
 		r.exchange.input = x
 	}
-	n := r.weights.Len()
-	c.Kernels.Permute(c.Stream, r.exchange.homeWeights, r.weights.Reshape(n, 1), r.position.Reshape(n, 1))
+	n := r.position.Len()
+	c.Kernels.Permute(c.Stream, r.exchange.homeWeights.Narrow(0, 0, n), m.own(r.weights).Reshape(n, 1), r.position.Reshape(n, 1))
 	r.exchange.rows(c, r, round)
 	return r.exchange.weights(c, round)
 }
@@ -172,7 +185,7 @@ func (m *mixture) again(c *Context, r *mixtureRecord, round int, x kernels.Tenso
 
 // sendGradient is send for the gradient dy of the mixture's output.
 func (m *mixture) sendGradient(c *Context, r *mixtureRecord, round int, dy kernels.Tensor) device.Event {
-	c.Kernels.Permute(c.Stream, r.home, dy, r.position)
+	c.Kernels.Permute(c.Stream, r.home.Narrow(0, 0, r.position.Len()), dy, r.position)
 	if r.exchange == nil {
 		return device.Event{}
 	}
@@ -204,8 +217,11 @@ func (m *mixture) takeWeightGradients(c *Context, r *mixtureRecord) {
 	if r.exchange == nil {
 		return
 	}
-	n := r.weights.Len()
-	c.Kernels.Unpermute(c.Stream, r.dWeights.Reshape(n, 1), r.exchange.backWeights, r.position.Reshape(n, 1))
+	n, own := r.position.Len(), m.own(r.dWeights)
+	if own != r.dWeights {
+		c.Kernels.Zero(c.Stream, r.dWeights)
+	}
+	c.Kernels.Unpermute(c.Stream, own.Reshape(n, 1), r.exchange.backWeights.Narrow(0, 0, n), r.position.Reshape(n, 1))
 }
 
 // workAgain returns the work of a round for the gradients of the experts' weights: that of the first one is there.

@@ -20,8 +20,9 @@ type mixture struct {
 	leads         bool // of the ranks that share the experts' width it is the one that computes what is not shared
 	index, layers int  // its number among the layers with experts, and theirs
 	hidden        int
-	ranks, rank   int // that share the experts, and which of them this is
-	held          int // experts of each rank
+	ranks, rank   int       // that share the experts, and which of them this is
+	held          int       // experts of each rank
+	tokens        Partition // of the tokens among tensor ranks, where the experts are spread over ranks
 
 	router *Use         // [E,H]
 	bias   *Use         // [E] added to the scores in the choice, not trained by gradients; nil where there is none
@@ -79,7 +80,10 @@ func newMixture(b *builder, name string, layer int) *mixture {
 	var gateUp, down []*Parameter
 	width := m.Width
 	first, end := b.cut(width)
-	m.Width = end - first
+	if m.ranks > 1 {
+		first, end = 0, width // tensor ranks share the tokens instead, see dispatch.go
+	}
+	m.Width, m.tokens = end-first, b.Partition
 	for e := range m.Count {
 		expert := fmt.Sprintf("%s.experts.%d", name, e)
 		ps := []*Parameter{b.weight(expert+".gate_proj", width, m.hidden).cut(0, first, end), b.weight(expert+".up_proj", width, m.hidden).cut(0, first, end),
@@ -134,7 +138,9 @@ func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record 
 	r.balance = m.newBalanceRecord(size, mem)
 	r.dLogits, r.dWeights = statistic(mem.Delayed, t, e), statistic(mem.Scratch, t, top)
 	if m.ranks > 1 {
-		m.newExchange(r, t*top, min(top, m.held)*t*m.ranks, mem)
+		most := (t + m.tokens.tensor() - 1) / m.tokens.tensor() // of a rank's tokens
+		m.newExchange(r, most*top, min(top, m.held)*most*m.ranks, mem)
+		r.position = m.own(r.position)
 	} else {
 		r.home = at(mem.Scratch, t*top, m.hidden)
 		r.back = r.home
@@ -169,7 +175,7 @@ func (m *mixture) forward(c *Context, record Record, mb *MicroBatch, y, x kernel
 	m.planDispatch(c, r)
 	var returned device.Event
 	for i := range r.rounds() {
-		sent := m.send(c, r, i, x)
+		sent := m.send(c, r, i, m.own(x))
 		if i == 0 && m.shared != nil { // while the rows are on their way
 			m.shared.intoActivation(c, r.shared, mb, x)
 		}
@@ -182,7 +188,7 @@ func (m *mixture) forward(c *Context, record Record, mb *MicroBatch, y, x kernel
 		m.shared.outOfActivation(c, r.shared, r.side)
 	}
 	c.Stream.Wait(returned)
-	c.Kernels.Unpermute(c.Stream, y, r.back, r.position)
+	m.unpermute(c, r, y)
 	if m.shared != nil {
 		c.Kernels.Add(c.Stream, y, y, r.side)
 	}
@@ -196,7 +202,16 @@ func (m *mixture) route(c *Context, r *mixtureRecord, x kernels.Tensor) {
 		bias = m.bias.Weight()
 	}
 	c.Kernels.Route(c.Stream, r.weights, r.experts, r.scores, r.logits, bias, m.Route)
-	c.Kernels.SortByExpert(c.Stream, r.position, r.offsets, r.experts)
+	c.Kernels.SortByExpert(c.Stream, r.position, r.offsets, m.own(r.experts))
+}
+
+// unpermute adds up what the rows of each of this rank's tokens have come back with, in y [B*T,H], and gives zeros for other tokens.
+func (m *mixture) unpermute(c *Context, r *mixtureRecord, y kernels.Tensor) {
+	own := m.own(y)
+	if own != y {
+		c.Kernels.Zero(c.Stream, y)
+	}
+	c.Kernels.Unpermute(c.Stream, own, r.back.Narrow(0, 0, r.position.Len()), r.position)
 }
 
 // intoExperts computes w.gateUp.
@@ -222,7 +237,7 @@ func (m *mixture) recompute(c *Context, record Record, mb *MicroBatch, x kernels
 		m.route(c, r, x)
 		m.sortByRound(c, r)
 	}
-	sent := m.send(c, r, 0, x)
+	sent := m.send(c, r, 0, m.own(x))
 	if m.shared != nil {
 		m.shared.recompute(c, r.shared, mb, x)
 	}
@@ -241,7 +256,7 @@ func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, d
 		if i > 0 {
 			m.again(c, r, i, r.exchange.input)
 		}
-		sent := m.sendGradient(c, r, i, dy)
+		sent := m.sendGradient(c, r, i, m.own(dy))
 		if i == 0 && m.shared != nil {
 			m.shared.throughActivation(c, shared, dy)
 		}
@@ -254,7 +269,7 @@ func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, d
 		m.shared.gateUp.backwardInput(c, shared.lora, r.side, shared.dGateUp)
 	}
 	c.Stream.Wait(returned)
-	c.Kernels.Unpermute(c.Stream, dx, r.back, r.position)
+	m.unpermute(c, r, dx)
 	m.takeWeightGradients(c, r)
 	m.routeGradient(c, r, mb)
 	c.Kernels.MatMul(c.Stream, dx, r.dLogits, m.router.Weight(), kernels.MatMulOptions{Accumulate: true})
@@ -270,7 +285,7 @@ func (m *mixture) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, 
 		c.Kernels.MatMul(c.Stream, m.router.Gradient(mb.Gradients), r.dLogits, x, o)
 	}
 	for i := range r.rounds() {
-		w := m.workAgain(c, r, i, dy, x)
+		w := m.workAgain(c, r, i, m.own(dy), m.own(x))
 		if !m.gateUp.frozen() {
 			m.copyRows(c, r, w.x, x)
 			c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), w.dGateUp, w.x, w.offsets, o)

@@ -108,6 +108,35 @@ func TestTensorParallelBits(t *testing.T) {
 	}
 }
 
+// TestTensorAndExpertParallel spreads experts over ranks of which some have the same tokens.
+func TestTensorAndExpertParallel(t *testing.T) {
+	for i, c := range tensorCases[2:4] {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			run := func(name string, ranks int, more ...string) *memorySink {
+				overrides := append([]string{"train.steps=20", "data.validation_interval=0"}, c.overrides...)
+				return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 4), ranks, 1, append(overrides, more...)...)
+			}
+			layouts := [][]string{
+				{"data.sequence_length=23", "parallel.expert=2"}, // tokens that two ranks cannot share evenly
+				{"data.sequence_length=24", "parallel.expert=4", "parallel.sequence_parallel=true", "moe.dispatch_factor=1"},
+				{"data.sequence_length=23", "parallel.expert=4", "moe.dispatch_factor=1", "recompute.mode=full"},
+			}
+			if !*allLayouts {
+				layouts = layouts[i : i+1]
+			}
+			for _, layout := range layouts {
+				what := fmt.Sprintf("tensor 2 of 4 ranks, %v", layout)
+				got := run(what, 4, append(layout, "parallel.tensor=2")...)
+				nearNumbers(t, what, run("alone "+what, 1, layout[0]), got)
+				if *allLayouts {
+					sameNumbers(t, what+", a repeat", got.steps, run(what+" again", 4, append(layout, "parallel.tensor=2")...).steps)
+				}
+			}
+		})
+	}
+}
+
 // TestTensorParallelGolden trains from the golden runs' weights on tensor ranks, and holds the curves against PyTorch's.
 func TestTensorParallelGolden(t *testing.T) {
 	for _, c := range []struct {
