@@ -170,3 +170,25 @@ func TestTensorParallelWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestTensorParallelResumes goes on in other layouts, and evaluates the model that the last one writes.
+func TestTensorParallelResumes(t *testing.T) {
+	for _, c := range tensorCases[1:4] {
+		dir := t.TempDir()
+		run := func(out string, ranks int, more ...string) *memorySink {
+			overrides := append([]string{"train.steps=6", "data.sequence_length=24"}, c.overrides...)
+			return runRanks(t, layoutText(c.family, filepath.Join(dir, out), 4), ranks, 1, append(overrides, more...)...)
+		}
+		want, got := run("alone", 1), &memorySink{}
+		for _, part := range []*memorySink{run("out", 4, "run.stop_step=2", "parallel.tensor=4", "parallel.sequence_parallel=true"),
+			run("out", 2, "run.stop_step=4"), run("out", 4, "parallel.tensor=2")} {
+			got.steps, got.validations = append(got.steps, part.steps...), append(got.validations, part.validations...)
+		}
+		nearNumbers(t, c.name, want, got)
+		model := "model.path=" + filepath.Join(dir, "out", "model")
+		last := run("evaluated", 1, "run.mode=evaluate", model, "model.init=auto").validations[0].Loss
+		if end := got.validations[len(got.validations)-1].Loss; math.Abs(last-end) > 1e-6*end {
+			t.Errorf("%s: the model that was written has the validation loss %v, the run ended with %v", c.name, last, end)
+		}
+	}
+}
