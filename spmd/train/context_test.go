@@ -26,9 +26,14 @@ var contextRuns = []struct {
 // contextRun makes one of them with samples of 32 tokens, two in a micro batch.
 func contextRun(t *testing.T, run, ranks, threads int, overrides ...string) *memorySink {
 	t.Helper()
+	return contextRunOn(t, openCPU, run, ranks, threads, overrides...)
+}
+
+func contextRunOn(t *testing.T, open opener, run, ranks, threads int, overrides ...string) *memorySink {
+	t.Helper()
 	c := contextRuns[run]
 	overrides = slices.Concat(c.overrides, []string{"train.steps=20", "data.sequence_length=32", "train.micro_batch_size=2", "data.validation_interval=10"}, overrides)
-	return runRanks(t, layoutText(c.family, filepath.Join(t.TempDir(), "out"), 4), ranks, threads, overrides...)
+	return runRanksOn(t, open, layoutText(c.family, filepath.Join(t.TempDir(), "out"), 4), ranks, threads, overrides...)
 }
 
 // TestContextRanks trains with samples shared by several ranks, and compares with one rank.
@@ -71,6 +76,15 @@ func TestContextRanksBits(t *testing.T) {
 			sameNumbers(t, algorithm+", "+what, want.steps, contextRun(t, 3, 2, 2, append(slices.Clone(shared), overrides...)...).steps)
 		}
 		sameNumbers(t, algorithm+", data 2", want.steps, contextRun(t, 3, 4, 1, shared...).steps)
+	}
+}
+
+// TestContextRanksWait runs on a device on which work that has not waited for what it needs fails. A ring of four uses each of its
+// buffers twice.
+func TestContextRanksWait(t *testing.T) {
+	for _, more := range [][]string{{"parallel.context=4"}, {"parallel.context=4", "parallel.context_algorithm=hybrid", "recompute.mode=full"}} {
+		overrides := append([]string{"train.steps=1", "data.validation_interval=0"}, more...)
+		sameNumbers(t, fmt.Sprintf("%q on the deferred device", more), contextRun(t, 3, 4, 1, overrides...).steps, contextRunOn(t, openDeferred, 3, 4, 1, overrides...).steps)
 	}
 }
 
