@@ -240,8 +240,8 @@ func (s *Shards) pieces(of func(b Bucket, p *Parameter) bool) (pieces []Piece) {
 			if s.model.isExpanded(p) {
 				per = s.model.tablePiece() * p.Shape[1]
 			}
-			for ; from < to; from += per {
-				end := min(from+per, to)
+			for end := from; from < to; from = end { // pieces end where those of the whole parameter do
+				end = min(p.offset+((from-p.offset)/per+1)*per, to)
 				pieces = append(pieces, Piece{p, from - p.offset, end - p.offset, s.at[i] + from - part.From})
 			}
 		}

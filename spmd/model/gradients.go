@@ -129,10 +129,11 @@ func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels
 	}
 	width := m.Config.HiddenSize
 	first, end := g.Touched.within(p.From/width, p.To/width)
-	piece := g.expanded.Narrow(0, 0, p.To-p.From)
-	k.EmbeddingBackward(s, piece.Split(0, (p.To-p.From)/width, width), g.tableRows(0).Narrow(0, first, end),
-		g.ids.Narrow(0, first, end), false)
-	return piece
+	rows := g.tableRows(0).Narrow(0, first, end)
+	border := p.From / width / m.tablePiece() * m.tablePiece() // from where ids count
+	piece := g.expanded.Narrow(0, 0, p.To-border*width)
+	k.EmbeddingBackward(s, piece.Split(0, p.To/width-border, width), rows, g.ids.Narrow(0, first, end), false)
+	return piece.Narrow(0, p.From-border*width, p.To-border*width)
 }
 
 // isExpanded reports whether p is a table whose gradient is its touched rows alone.

@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -61,6 +62,7 @@ func TestPieces(t *testing.T) {
 				want := wholeTable(t, m, dev, s, g, ids, rows)
 				g.Merge(dev, s)
 				checkPieces(t, m, dev, s, g, want)
+				checkShards(t, m, dev, s, g, want)
 			})
 		}
 	}
@@ -139,5 +141,33 @@ func checkPieces(t *testing.T, m *model.Model, dev *cpu.Device, s device.Stream,
 		if several := p == m.Parameters[0] && !m.Config.TieWordEmbeddings; several != (n > 1) {
 			t.Errorf("%s comes in %d pieces", p.Name, n)
 		}
+	}
+}
+
+// checkShards compares the pieces that three ranks own of the first parameter with its whole gradient.
+func checkShards(t *testing.T, m *model.Model, dev *cpu.Device, s device.Stream, g *model.Gradients, want kernels.Tensor) {
+	t.Helper()
+	buckets, at := m.Buckets([]model.Span{{From: 0, To: len(m.Layers)}}, 1<<30), 0
+	for rank := range 3 {
+		shards := m.Shard(buckets, [model.NumReducers]model.Place{model.Replicas: {Rank: rank, Ranks: 3}}, func(*model.Parameter) bool { return false })
+		for _, p := range shards.Pieces() {
+			if p.Parameter != m.Parameters[0] {
+				continue
+			}
+			if p.From != at || p.From%kernels.SquaredNormBlock != 0 {
+				t.Errorf("a piece of rank %d begins at element %d, the one before ends at %d", rank, p.From, at)
+			}
+			got, expected := make([]byte, 4*(p.To-p.From)), make([]byte, 4*(p.To-p.From))
+			at = p.To
+			if err := errors.Join(dev.Read(s, got, g.Piece(dev, s, p).Region()), dev.Read(s, expected, want.Narrow(0, p.From, p.To).Region())); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, expected) {
+				t.Errorf("rank %d: the gradient of elements [%d, %d) differs from the whole table's", rank, p.From, p.To)
+			}
+		}
+	}
+	if at != m.Parameters[0].Len() {
+		t.Errorf("the ranks have %d elements of %d", at, m.Parameters[0].Len())
 	}
 }
