@@ -12,12 +12,22 @@ package collective
 //
 // Ring: in each step a member sends to its right neighbour the part that it received last, its own first. Steps: p-1. Bytes
 // sent by each member: n (p-1)/p, all of them to one other member.
+//
+// Two-level: see twolevel.go.
+
+func (g *group) allGather(w *work, mem []byte) error {
+	offsets := g.parts(w)
+	if w.algorithm == TwoLevel {
+		return g.twoLevelAllGather(w, mem, offsets)
+	}
+	return g.teams.all.allGather(w, mem, offsets, stepGather)
+}
 
 // allGather numbers its steps from first on.
 func (t *team) allGather(w *work, mem []byte, offsets []int, first int) error {
 	switch {
 	case w.algorithm == Direct:
-		return t.directGather(w, mem, offsets, first)
+		return t.directGather(w, mem, inOrder(offsets), first)
 	case w.algorithm == Ring:
 		return t.ringGather(w, mem, offsets, first)
 	case t.size == t.core():
@@ -26,8 +36,8 @@ func (t *team) allGather(w *work, mem []byte, offsets []int, first int) error {
 	return t.bruckGather(w, mem, offsets, first)
 }
 
-func (t *team) directGather(w *work, mem []byte, offsets []int, first int) error {
-	mine := mem[offsets[t.me]:offsets[t.me+1]]
+func (t *team) directGather(w *work, mem []byte, parts partition, first int) error {
+	mine := parts.of(mem, t.me)
 	for i := 1; i < t.size; i++ {
 		if err := t.send(w, first, t.wrap(t.me+i), len(mine), mine); err != nil {
 			return err
@@ -35,7 +45,7 @@ func (t *team) directGather(w *work, mem []byte, offsets []int, first int) error
 	}
 	for i := 1; i < t.size; i++ {
 		from := t.wrap(t.me - i)
-		if err := t.receiveFrom(w, first, from, mem[offsets[from]:offsets[from+1]]); err != nil {
+		if err := t.receiveFrom(w, first, from, parts.of(mem, from)); err != nil {
 			return err
 		}
 	}

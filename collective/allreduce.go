@@ -52,14 +52,16 @@ func (t *team) allReduce(w *work, mem []byte, algorithm Algorithm) error {
 	switch algorithm {
 	case Direct, Ring:
 		offsets := t.cut(len(mem), w.reduction.DType.Size())
-		reduceScatter, allGather := t.directReduceScatter, t.directGather
 		if algorithm == Ring {
-			reduceScatter, allGather = t.ringReduceScatter, t.ringGather
+			if err := t.ringReduceScatter(w, mem, offsets); err != nil {
+				return err
+			}
+			return t.ringGather(w, mem, offsets, stepGather)
 		}
-		if err := reduceScatter(w, mem, offsets); err != nil {
+		if err := t.directReduceScatter(w, mem, inOrder(offsets)); err != nil {
 			return err
 		}
-		return allGather(w, mem, offsets, stepGather)
+		return t.directGather(w, mem, inOrder(offsets), stepGather)
 	}
 	core := t.core()
 	if t.me >= core {

@@ -19,6 +19,12 @@ var (
 	levelBetween = level{latency: 30 * time.Microsecond, overhead: 10 * time.Microsecond, rate: 1.1}
 )
 
+// The same of an operation in a host's memory, where members outnumber cores: it is one step, for all bytes that a member reads.
+const (
+	memoryLatency = 10 * time.Microsecond
+	memoryRate    = 10
+)
+
 // An account adds up an algorithm's costs for its busiest member.
 type account struct {
 	q question
@@ -111,7 +117,11 @@ func (a *account) reduction(algorithm Algorithm) {
 		}
 		return
 	case TwoLevel:
-		a.twoLevel(n)
+		if kind == opReduceScatter {
+			a.twoLevelParts(n)
+		} else {
+			a.twoLevel(n)
+		}
 		return
 	}
 	if p > core { // what the members beyond the core send
@@ -146,18 +156,39 @@ func (a *account) reduction(algorithm Algorithm) {
 	}
 }
 
-func (a *account) twoLevel(n int) {
-	top := &a.q.topology
-	if top.local == 0 { // to the first of each host, across, and back
-		a.step(1, n, false, 1)
-		a.across(n, 1)
-		a.step(1, n, false, 1)
+// inside adds an operation among the members on a host, in which each sends messages of n bytes together. In their memory it
+// takes no messages.
+func (a *account) inside(messages, n int) {
+	if a.q.topology.memory {
+		a.e.Steps++
+		a.t += float64(memoryLatency) + float64(n)/memoryRate
 		return
 	}
-	l := top.local
-	a.step(l-1, n-n/l, false, 1)
+	a.step(messages, n, false, 1)
+}
+
+// twoLevel is an all-reduce.
+func (a *account) twoLevel(n int) {
+	l := a.q.topology.local
+	if l == 0 { // to the first of each host, across, and back
+		a.inside(1, n)
+		a.across(n, 1)
+		a.inside(1, n)
+		return
+	}
+	a.inside(l-1, n-n/l)
 	a.across(n/l, l)
-	a.step(l-1, n-n/l, false, 1)
+	a.inside(l-1, n-n/l)
+}
+
+// twoLevelParts is a reduce-scatter or an all-gather: an operation on each host's block inside each host, and one between
+// members in the same place.
+func (a *account) twoLevelParts(n int) {
+	l, hosts := a.q.topology.local, a.q.topology.hosts
+	for range hosts {
+		a.inside(l-1, n/hosts-n/hosts/l)
+	}
+	a.step(hosts-1, n/l-n/l/hosts, true, l)
 }
 
 // across adds the upper level of a two-level all-reduce, in which users members of each host take part.
@@ -186,6 +217,8 @@ func (a *account) gather(algorithm Algorithm, n int) {
 		a.everyone(n - n/p)
 	case Ring:
 		a.neighbours(p-1, n/p)
+	case TwoLevel:
+		a.twoLevelParts(n)
 	default:
 		for d := 1; d < p; d *= 2 {
 			a.distance(d, n/p*min(d, p-d))

@@ -69,3 +69,33 @@ func checkFormulas(t *testing.T, c Case, kind operationKind) {
 		}
 	}
 }
+
+// TestTwoLevelIsChosen asks the model, and groups of two hosts whose ranks share memory, or of which some do not.
+func TestTwoLevelIsChosen(t *testing.T) {
+	for _, operation := range []string{"all-reduce", "reduce-scatter", "all-gather"} {
+		for _, n := range []int{64 << 10, 64 << 20} {
+			e, err := Estimates(Case{Operation: operation, Members: 8, Hosts: 2, Bytes: n, Memory: true})
+			if err != nil || e[0].Algorithm != TwoLevel {
+				t.Errorf("%s of %d bytes: %v, %v", operation, n, e, err)
+			}
+		}
+	}
+	overTCP := func(_ *RootOptions, o *Options) {
+		if o.Place.Rank == 2 {
+			o.Backend = BackendTCP
+		}
+	}
+	for name, test := range map[string]struct {
+		options []jobOption
+		memory  bool
+	}{
+		"memory": {[]jobOption{sharedInside()}, true}, "a rank without": {[]jobOption{sharedInside(), overTCP}, false}, "tcp": {nil, false},
+	} {
+		j := newJob(t, 4, append(test.options, onHosts("0011"))...)
+		for rank, g := range j.groups("data") {
+			if got := g.(*group).topology.memory; got != test.memory {
+				t.Errorf("%s: rank %d takes it that the hosts' ranks share memory: %v", name, rank, got)
+			}
+		}
+	}
+}

@@ -26,12 +26,14 @@
 //	reduce-scatter  direct           1, of p-1 messages  n (p-1)/p
 //	                halving          k                   n (q-1)/q
 //	                ring             p-1                 n (p-1)/p
+//	                two-level        H + 1               n (L-1)/L inside the host, (n/L) (H-1)/H to others
 //	reduce          tree             k + segments - 1    n, the root none (it receives n k)
 //	                halving          2k                  2 n (q-1)/q at most
 //	                direct           2                   n, the root n (p-1)/p
 //	all-gather      doubling         K                   n (p-1)/p
 //	                direct           1, of p-1 messages  n (p-1)/p
 //	                ring             p-1                 n (p-1)/p
+//	                two-level        H + 1               as reduce-scatter
 //	broadcast       tree             K + segments - 1    n for each child, n K at most
 //	                ring             p - 2 + segments    n
 //	                two-level        both levels' K      n for each child

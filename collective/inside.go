@@ -1,5 +1,7 @@
 package collective
 
+import "lockstep/kernels/device"
+
 // Where a group spans hosts, its members on one host are a group of their own, over the memory of that host, which does the
 // lower level of the two-level algorithms.
 
@@ -30,12 +32,12 @@ func (w *World) shareInside(g *group) error {
 	return nil
 }
 
-// performInside does an operation on w's buffer among the members on this host, as a step of w.
-func (g *group) performInside(w *work, kind operationKind, counts []int, root int) error {
+// performInside does an operation on a part of w's buffer among the members on this host, as a step of w.
+func (g *group) performInside(w *work, kind operationKind, buf device.Region, counts []int, root int) error {
 	in := g.onHost
 	in.sequence++
 	step := in.reuse(&work{
-		group: in, kind: kind, sequence: in.sequence, buf: w.buf, total: w.buf.Bytes, counts: counts, reduction: w.reduction, root: root, writes: true,
+		group: in, kind: kind, sequence: in.sequence, buf: buf, total: buf.Bytes, counts: counts, reduction: w.reduction, root: root, writes: true,
 	})
 	in.enter(step)
 	err := in.perform(step)
@@ -43,32 +45,33 @@ func (g *group) performInside(w *work, kind operationKind, counts []int, root in
 	return err
 }
 
-// The lower level of the two-level algorithms: in the memory of this host, or over links.
+// The lower level of the two-level algorithms: in the memory of this host, or over links. Parts begin at offsets of the whole
+// buffer, one for each member on this host.
 
 func (g *group) reduceScatterInside(w *work, mem []byte, offsets []int) error {
 	if g.onHost != nil {
-		return g.performInside(w, opReduceScatter, g.countsOf(offsets), 0)
+		return g.performInside(w, opReduceScatter, w.buf.Slice(offsets[0], offsets[len(offsets)-1]), g.countsOf(offsets), 0)
 	}
-	return g.teams.local.directReduceScatter(w, mem, offsets)
+	return g.teams.local.directReduceScatter(w, mem, inOrder(offsets))
 }
 
 func (g *group) allGatherInside(w *work, mem []byte, offsets []int) error {
 	if g.onHost != nil {
-		return g.performInside(w, opAllGather, g.countsOf(offsets), 0)
+		return g.performInside(w, opAllGather, w.buf.Slice(offsets[0], offsets[len(offsets)-1]), g.countsOf(offsets), 0)
 	}
-	return g.teams.local.directGather(w, mem, offsets, stepGather)
+	return g.teams.local.directGather(w, mem, inOrder(offsets), stepGather)
 }
 
 func (g *group) reduceInside(w *work, mem []byte) error {
 	if g.onHost != nil {
-		return g.performInside(w, opReduce, nil, 0)
+		return g.performInside(w, opReduce, w.buf, nil, 0)
 	}
 	return g.teams.local.reduce(w, mem, 0, Tree)
 }
 
 func (g *group) broadcastInside(w *work, mem []byte, root int) error {
 	if g.onHost != nil {
-		return g.performInside(w, opBroadcast, nil, root)
+		return g.performInside(w, opBroadcast, w.buf, nil, root)
 	}
 	return g.teams.local.broadcast(w, mem, root, Tree)
 }

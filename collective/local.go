@@ -35,6 +35,7 @@ type local struct {
 	host      string    // identifies the host
 	addresses []string  // by rank in the job: the socket's name; "" for ranks that are elsewhere
 	ranks     []int     // those that this one shares memory with, itself included, ascending; nil if there are no others
+	sharers   []uint64  // a bit for each rank of the job: it shares memory with the first one that listens at its address
 	sharing   sharing
 }
 
@@ -101,8 +102,9 @@ func (w *World) listenLocal(cred credentials) (string, error) {
 	return host + "/" + name, nil
 }
 
-// findLocal learns from the root's table which ranks are on this host.
+// findLocal learns from the root's table which ranks are on this host, and which are with others on theirs.
 func (w *World) findLocal(table []string) error {
+	w.findSharers(table)
 	if w.o.Backend == BackendTCP {
 		return nil
 	}
@@ -126,6 +128,35 @@ func (w *World) findLocal(table []string) error {
 		l.ranks = nil
 	}
 	return nil
+}
+
+// findSharers fills in sharers, alike on all ranks: algorithms are chosen by it.
+func (w *World) findSharers(table []string) {
+	w.local.sharers = make([]uint64, (len(table)+63)/64)
+	first := map[string]string{} // the common memory of the first rank at an address
+	for rank, entry := range table[:min(len(table), w.Size())] {
+		memory, _, found := strings.Cut(entry, "/")
+		if !found {
+			continue
+		}
+		address := w.hostName(rank)
+		if _, known := first[address]; !known {
+			first[address] = memory
+		}
+		if first[address] == memory {
+			w.local.sharers[rank/64] |= 1 << (rank % 64)
+		}
+	}
+}
+
+// shareOnHosts reports whether those of the given ranks that are on one host share memory, on every host.
+func (w *World) shareOnHosts(ranks []int) bool {
+	for _, rank := range ranks {
+		if rank/64 >= len(w.local.sharers) || w.local.sharers[rank/64]>>(rank%64)&1 == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // shares reports whether all of the given ranks share memory.

@@ -74,6 +74,7 @@ func (w *World) newGroup(name string, ranks []int, nth int, stream device.HostSt
 	g.direct = &group{members: g.members, stream: &blockingStream{HostStream: stream}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.topology = newTopology(w.hostsOf(ranks))
+	g.topology.memory = w.shareOnHosts(ranks)
 	g.teams = newTeams(g)
 	return g
 }

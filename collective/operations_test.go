@@ -91,7 +91,7 @@ func operationsOnHosts(t *testing.T, hosts string, algorithm Algorithm, anyOrder
 	} else if algorithm == TwoLevel && !groups[0].(*group).topology.aligned {
 		t.Skip("the two-level algorithm is refused, see TestOrder")
 	}
-	for _, kind := range []operationKind{opAllReduce, opBroadcast, opReduceScatter} {
+	for _, kind := range []operationKind{opAllReduce, opBroadcast, opReduceScatter, opAllGather} {
 		for i := range uint64(8) {
 			j.all(func(rank int) error {
 				c := makeCase(1, i, mix{[]operationKind{kind}, reductions}, j.size, []int{9, 200}[i%2])

@@ -51,7 +51,7 @@ const maxDoubled = 256 << 10
 const maxExact = 64
 
 // An Estimate is what the cost model expects of an algorithm. Messages and Bytes are what the busiest member sends or what it
-// receives, whichever is more.
+// receives, whichever is more; what members read in common memory does not count.
 type Estimate struct {
 	Operation string
 	Algorithm Algorithm
@@ -67,6 +67,8 @@ type Case struct {
 	Members   int
 	Hosts     int // the members lie on hosts in equal numbers, neighbours together
 	Bytes     int // of the buffer, all parts together
+	// Memory says that the members on each of several hosts share its memory. (Groups on one host that do need no algorithm.)
+	Memory bool
 	// AnyOrder is Options.AnyOrder.
 	AnyOrder bool
 }
@@ -82,6 +84,7 @@ func Estimates(c Case) ([]Estimate, error) {
 		hosts[i] = i / (c.Members / c.Hosts)
 	}
 	q := question{kind: kind, bytes: c.Bytes, members: c.Members, topology: newTopology(hosts), anyOrder: c.AnyOrder}
+	q.topology.memory = c.Memory
 	var all []Estimate
 	for a := range q.candidates().all {
 		all = append(all, q.estimate(a))
@@ -158,6 +161,9 @@ func (q question) candidates() algorithmSet {
 	case opAllReduce, opReduceScatter, opReduce:
 		return q.reducing(spans)
 	case opAllGather:
+		if spans && q.topology.blocks {
+			return setOf(Doubling, Direct, Ring, TwoLevel)
+		}
 		return setOf(Doubling, Direct, Ring)
 	case opBroadcast:
 		if spans {
@@ -183,13 +189,11 @@ func (q question) reducing(spans bool) algorithmSet {
 	case q.anyOrder:
 		s |= setOf(Ring)
 	}
-	if q.kind == opAllReduce {
-		if q.bytes <= maxDoubled {
-			s |= setOf(Doubling)
-		}
-		if spans && (q.anyOrder || q.topology.aligned) {
-			s |= setOf(TwoLevel)
-		}
+	if q.kind == opAllReduce && q.bytes <= maxDoubled {
+		s |= setOf(Doubling)
+	}
+	if spans && (q.topology.aligned || q.anyOrder && (q.topology.blocks || q.kind == opAllReduce)) {
+		s |= setOf(TwoLevel)
 	}
 	return s
 }

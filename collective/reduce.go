@@ -103,7 +103,7 @@ func (t *team) halveToRoot(w *work, mem []byte, root int) error {
 
 func (t *team) directReduce(w *work, mem []byte, root int) error {
 	offsets := t.cut(len(mem), w.reduction.DType.Size())
-	if err := t.directReduceScatter(w, mem, offsets); err != nil {
+	if err := t.directReduceScatter(w, mem, inOrder(offsets)); err != nil {
 		return err
 	}
 	part := func(member int) []byte { return mem[offsets[member]:offsets[member+1]] }

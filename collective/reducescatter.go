@@ -13,11 +13,21 @@ package collective
 // Ring: in step s a member sends the part s+1 before its own to its right neighbour and folds what comes from the left
 // into the part before that. Steps: p-1. Bytes sent by each member: n (p-1)/p. The order of the sum depends on the part, so
 // it needs Options.AnyOrder.
+//
+// Two-level: see twolevel.go.
+
+func (g *group) reduceScatter(w *work, mem []byte) error {
+	offsets := g.parts(w)
+	if w.algorithm == TwoLevel {
+		return g.twoLevelReduceScatter(w, mem, offsets)
+	}
+	return g.teams.all.reduceScatter(w, mem, offsets)
+}
 
 func (t *team) reduceScatter(w *work, mem []byte, offsets []int) error {
 	switch w.algorithm {
 	case Direct:
-		return t.directReduceScatter(w, mem, offsets)
+		return t.directReduceScatter(w, mem, inOrder(offsets))
 	case Ring:
 		return t.ringReduceScatter(w, mem, offsets)
 	}
@@ -80,14 +90,15 @@ func (t *team) halveParts(w *work, step, bit int, mem []byte, offsets []int) err
 	return t.flush(peer)
 }
 
-func (t *team) directReduceScatter(w *work, mem []byte, offsets []int) error {
+func (t *team) directReduceScatter(w *work, mem []byte, parts partition) error {
 	if t.size == 1 {
 		return nil
 	}
-	mine := mem[offsets[t.me]:offsets[t.me+1]]
+	mine := parts.of(mem, t.me)
 	for i := 1; i < t.size; i++ {
 		to := t.wrap(t.me + i)
-		if err := t.send(w, stepReduce, to, offsets[to+1]-offsets[to], mem[offsets[to]:offsets[to+1]]); err != nil {
+		out := parts.of(mem, to)
+		if err := t.send(w, stepReduce, to, len(out), out); err != nil {
 			return err
 		}
 	}

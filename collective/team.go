@@ -164,6 +164,22 @@ func (t *team) cut(n, element int) []int {
 	return t.offsets
 }
 
+// A partition says where the members' parts of a buffer are: member i's begins at offsets[first+i*stride] and ends at the
+// offset after that one.
+type partition struct {
+	offsets       []int
+	first, stride int
+}
+
+// inOrder is the partition whose parts follow one another.
+func inOrder(offsets []int) partition { return partition{offsets: offsets, stride: 1} }
+
+// of returns a member's part of the buffer.
+func (p partition) of(mem []byte, member int) []byte {
+	at := p.first + member*p.stride
+	return mem[p.offsets[at]:p.offsets[at+1]]
+}
+
 // blocks returns the parts of n members from first on, which may go round the end: then they are two pieces.
 func (t *team) blocks(mem []byte, offsets []int, first, n int) (a, b []byte) {
 	first = t.wrap(first)

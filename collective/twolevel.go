@@ -16,6 +16,13 @@ import (
 // Its order is another one than the tree's, so that it needs Options.AnyOrder, as does the former on hosts that are not a
 // power of two.
 //
+// Reduce-scatter, where each host has the same number L of neighbouring members: the buffer is one block for each host, of
+// the parts of its members. Each block is reduce-scattered inside each host, then each member and those in its place on the
+// other hosts exchange the parts that they have of each other's blocks, directly. Steps: H inside, 1 of H-1 messages. Bytes
+// between hosts sent by each member: (n/L) (H-1)/H. Its order is that of all-reduce.
+//
+// All-gather, on the same hosts: the reverse. Steps and bytes: the same.
+//
 // Broadcast: from the root to the first member of each host, then inside the hosts. On the root's host, the root is the
 // first.
 
@@ -24,8 +31,11 @@ type topology struct {
 	hosts int
 	host  []int // of each member, numbered by the first member on each
 	local int   // members on each host, where all have the same number, else 0
-	// aligned says that each host has 2^k neighbouring members, and the number of hosts is a power of two.
-	aligned bool
+	// blocks says that each host has the same number of neighbouring members; aligned, that this number and that of the hosts
+	// are powers of two.
+	blocks, aligned bool
+	// memory says that the members on each host share its memory.
+	memory bool
 }
 
 // newTopology numbers hosts, given by any names, as they come.
@@ -52,7 +62,8 @@ func newTopology[T comparable](names []T) topology {
 		}
 		neighbours = neighbours && h == i/t.local
 	}
-	t.aligned = t.local > 0 && neighbours && powerOfTwo(t.local) && powerOfTwo(t.hosts)
+	t.blocks = t.local > 0 && neighbours
+	t.aligned = t.blocks && powerOfTwo(t.local) && powerOfTwo(t.hosts)
 	return t
 }
 
@@ -62,14 +73,19 @@ func powerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }
 func (w *World) hostsOf(ranks []int) []string {
 	names := make([]string, len(ranks))
 	for i, rank := range ranks {
-		switch {
-		case w.o.hosts != nil:
-			names[i] = string(rune('a' + w.o.hosts[rank]))
-		case w.table != nil:
-			names[i] = w.table.host(rank)
-		}
+		names[i] = w.hostName(rank)
 	}
 	return names
+}
+
+func (w *World) hostName(rank int) string {
+	switch {
+	case w.o.hosts != nil:
+		return string(rune('a' + w.o.hosts[rank]))
+	case w.table != nil:
+		return w.table.host(rank)
+	}
+	return ""
 }
 
 // teams are those of a group.
@@ -134,6 +150,38 @@ func (g *group) twoLevelAllReduce(w *work, mem []byte) error {
 		return err
 	}
 	return g.allGatherInside(w, mem, offsets)
+}
+
+func (g *group) twoLevelReduceScatter(w *work, mem []byte, offsets []int) error {
+	for host := range g.topology.hosts {
+		if err := g.reduceScatterInside(w, mem, g.block(offsets, host)); err != nil {
+			return err
+		}
+	}
+	return g.teams.across.directReduceScatter(w, mem, g.acrossParts(offsets))
+}
+
+func (g *group) twoLevelAllGather(w *work, mem []byte, offsets []int) error {
+	if err := g.teams.across.directGather(w, mem, g.acrossParts(offsets), stepGather); err != nil {
+		return err
+	}
+	for host := range g.topology.hosts {
+		if err := g.allGatherInside(w, mem, g.block(offsets, host)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// block returns where the parts of a host's members begin, and the end of the last.
+func (g *group) block(offsets []int, host int) []int {
+	l := g.topology.local
+	return offsets[host*l : (host+1)*l+1]
+}
+
+// acrossParts are those of the members in this one's place on each host.
+func (g *group) acrossParts(offsets []int) partition {
+	return partition{offsets: offsets, first: g.teams.local.me, stride: g.topology.local}
 }
 
 // leadersAllReduce is all-reduce where hosts have different numbers of members.

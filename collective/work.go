@@ -110,9 +110,9 @@ func (g *group) perform(w *work) error {
 	case opAllReduce:
 		return g.allReduce(w, mem)
 	case opReduceScatter:
-		return t.reduceScatter(w, mem, g.parts(w))
+		return g.reduceScatter(w, mem)
 	case opAllGather:
-		return t.allGather(w, mem, g.parts(w), stepGather)
+		return g.allGather(w, mem)
 	case opBroadcast:
 		return g.broadcast(w, mem)
 	case opReduce:

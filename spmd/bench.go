@@ -155,7 +155,9 @@ func parseBufferSize(text string) (int, error) {
 }
 
 func (p *program) printPlan(o benchOptions) error {
-	lines, err := bench.Plan(o.Operations, o.Sizes, o.ranks, o.hosts, o.world.AnyOrder)
+	lines, err := bench.Plan(o.Operations, o.Sizes, collective.Case{
+		Members: o.ranks, Hosts: o.hosts, Memory: o.world.Backend != collective.BackendTCP, AnyOrder: o.world.AnyOrder,
+	})
 	if err != nil {
 		return &usageError{err.Error()}
 	}

@@ -220,9 +220,9 @@ func Operations() []string {
 // PlanHeader is the line above the lines of Plan.
 const PlanHeader = "operation            bytes  algorithm    steps  messages       bytes sent       expected us"
 
-// Plan returns what the cost model expects of every algorithm for a group of members on hosts, as lines of a table: the
-// algorithm that would be taken first.
-func Plan(names []string, sizes []int, members, hosts int, anyOrder bool) ([]string, error) {
+// Plan returns what the cost model expects of every algorithm for the operations and sizes, as lines of a table: the algorithm
+// that would be taken first. c says what the group is like.
+func Plan(names []string, sizes []int, c collective.Case) ([]string, error) {
 	var lines []string
 	for _, name := range names {
 		if name == "send-receive" || name == "exchange" {
@@ -233,7 +233,8 @@ func Plan(names []string, sizes []int, members, hosts int, anyOrder bool) ([]str
 			if name == "barrier" {
 				size = 0
 			}
-			estimates, err := collective.Estimates(collective.Case{Operation: name, Members: members, Hosts: hosts, Bytes: size, AnyOrder: anyOrder})
+			c.Operation, c.Bytes = name, size
+			estimates, err := collective.Estimates(c)
 			if err != nil {
 				return nil, err
 			}

@@ -112,7 +112,7 @@ func (alone) Size() int                    { return 1 }
 func (a alone) Blocking() collective.Group { return a }
 
 func TestPlan(t *testing.T) {
-	lines, err := Plan([]string{"all-reduce", "barrier"}, []int{1 << 10, 64 << 20}, 8, 1, false)
+	lines, err := Plan([]string{"all-reduce", "barrier"}, []int{1 << 10, 64 << 20}, collective.Case{Members: 8, Hosts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestPlan(t *testing.T) {
 	if len(best) != 3 || best["all-reduce 1024"] != "*doubling" || best["all-reduce 67108864"] == "*doubling" {
 		t.Errorf("best: %v", best)
 	}
-	if _, err := Plan([]string{"all-reduce"}, []int{8}, 5, 2, false); err == nil {
+	if _, err := Plan([]string{"all-reduce"}, []int{8}, collective.Case{Members: 5, Hosts: 2}); err == nil {
 		t.Error("5 members on 2 hosts in equal numbers")
 	}
 }
