@@ -88,10 +88,14 @@ func SquaredNormBlocks(n int) int { return (n + SquaredNormBlock - 1) / SquaredN
 
 // Operators is what a device computes. Elements are Float32 unless a comment says otherwise. Operands may be views with a
 // dense last dimension, outputs may not overlap inputs, both unless said otherwise.
+//
+// Activations and their gradients may be BFloat16 instead, those of one operator all of one type: the operands called x, y, a, b,
+// sum, residual, q, k, v, o, and their gradients. An operator then computes what it does with operands cast to Float32, and
+// rounds an element of an output once, as Cast does, when all that adds to it has been added. Statistics, scores, logits, losses,
+// gradients of weights and what optimizers work on are Float32.
 type Operators interface {
-	// MatMul computes C = op(A) op(B), or C += op(A) op(B): C [M,N], op(A) [M,K], op(B) [K,N]. A and B may each be BFloat16
-	// instead of Float32; products and sums are float32, and have the bits of the product of the operands cast to Float32.
-	// The order of summation over K depends on the shape alone.
+	// MatMul computes C = op(A) op(B), or C += op(A) op(B): C [M,N], op(A) [M,K], op(B) [K,N], each Float32 or BFloat16,
+	// whether they are activations or weights. The order of summation over K depends on the shape alone.
 	MatMul(s device.Stream, c, a, b Tensor, o MatMulOptions)
 
 	// AddBias computes y[.., C] += bias[C].
@@ -116,8 +120,8 @@ type Operators interface {
 	// RMSNorm computes y = x * rstd * gamma with rstd = 1/sqrt(mean(x^2) + eps) over the last dimension: x, y [.., C],
 	// gamma [C], rstd [rows] dense.
 	RMSNorm(s device.Stream, y, rstd, x, gamma Tensor, eps float64)
-	// AddRMSNorm computes sum = a + b, and y and rstd as the RMSNorm of sum: a, b, sum, y [.., C], gamma [C], rstd [rows]
-	// dense. sum may be a or b.
+	// AddRMSNorm computes sum = a + b, and y and rstd as the RMSNorm of sum, of what is stored there: a, b, sum, y [.., C],
+	// gamma [C], rstd [rows] dense. sum may be a or b.
 	AddRMSNorm(s device.Stream, y, rstd, sum, a, b, gamma Tensor, eps float64)
 	// RMSNormBackwardInput computes dx = residual + the gradient of x: dx, dy, x, residual [.., C], rstd [rows], gamma [C].
 	// residual is the gradient that reaches x past the norm; it may be none. dx may be dy or residual.

@@ -13,7 +13,7 @@ import (
 // CheckAddBias checks the operands of AddBias.
 func CheckAddBias(y, bias Tensor) error {
 	return firstError(
-		rows("y", y),
+		activation("y", y),
 		want("bias", bias, device.Float32, y.Last()),
 		apart("y", y, "bias", bias, false),
 	)
@@ -22,7 +22,7 @@ func CheckAddBias(y, bias Tensor) error {
 // CheckAddBiasBackward checks the operands of AddBiasBackward.
 func CheckAddBiasBackward(dbias, dy Tensor) error {
 	return firstError(
-		rows("dy", dy),
+		activation("dy", dy),
 		want("dbias", dbias, device.Float32, dy.Last()),
 		apart("dbias", dbias, "dy", dy, false),
 	)
@@ -31,7 +31,7 @@ func CheckAddBiasBackward(dbias, dy Tensor) error {
 // CheckAdd checks the operands of Add.
 func CheckAdd(y, a, b Tensor) error {
 	return firstError(
-		rows("y", y),
+		activation("y", y),
 		like("a", a, y),
 		like("b", b, y),
 		apart("y", y, "a", a, true),
@@ -54,7 +54,7 @@ func CheckZero(x Tensor) error { return firstError(like("x", x, x), dense("x", x
 // CheckRMSNorm checks the operands of RMSNorm.
 func CheckRMSNorm(y, rstd, x, gamma Tensor) error {
 	return firstError(
-		rows("x", x),
+		activation("x", x),
 		like("y", y, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
 		want("gamma", gamma, device.Float32, x.Last()),
@@ -68,7 +68,7 @@ func CheckRMSNorm(y, rstd, x, gamma Tensor) error {
 // CheckAddRMSNorm checks the operands of AddRMSNorm.
 func CheckAddRMSNorm(y, rstd, sum, a, b, gamma Tensor) error {
 	return firstError(
-		rows("sum", sum),
+		activation("sum", sum),
 		like("a", a, sum),
 		like("b", b, sum),
 		like("y", y, sum),
@@ -87,7 +87,7 @@ func CheckAddRMSNorm(y, rstd, sum, a, b, gamma Tensor) error {
 // CheckRMSNormBackwardInput checks the operands of RMSNormBackwardInput; residual may be none.
 func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, residual Tensor) error {
 	err := firstError(
-		rows("x", x),
+		activation("x", x),
 		like("dx", dx, x),
 		like("dy", dy, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
@@ -106,7 +106,7 @@ func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, residual Tensor) error {
 // CheckRMSNormBackwardWeight checks the operands of RMSNormBackwardWeight.
 func CheckRMSNormBackwardWeight(dgamma, dy, x, rstd Tensor) error {
 	return firstError(
-		rows("x", x),
+		activation("x", x),
 		want("dgamma", dgamma, device.Float32, x.Last()),
 		like("dy", dy, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
@@ -129,8 +129,7 @@ func CheckRoPE(y, x, cos, sin, positions Tensor) error {
 		rows = cos.Shape[0]
 	}
 	return firstError(
-		like("x", x, x),
-		isFloat32("x", x),
+		activation("x", x),
 		like("y", y, x),
 		want("cos", cos, device.Float32, rows, x.Shape[3]),
 		want("sin", sin, device.Float32, rows, x.Shape[3]),
@@ -147,8 +146,8 @@ func CheckSumHeads(y, x Tensor) error {
 		return fmt.Errorf("x is %v, not [B T N D]", x)
 	}
 	return firstError(
-		rows("x", x),
-		want("y", y, device.Float32, x.Shape[0], x.Shape[1], 1, x.Shape[3]),
+		activation("x", x),
+		want("y", y, x.DType, x.Shape[0], x.Shape[1], 1, x.Shape[3]),
 		apart("y", y, "x", x, false),
 	)
 }
@@ -156,8 +155,7 @@ func CheckSumHeads(y, x Tensor) error {
 // CheckSwiGLU checks the operands of SwiGLU.
 func CheckSwiGLU(y, x Tensor) error {
 	return firstError(
-		rows("y", y),
-		isFloat32("x", x),
+		activation("y", y),
 		halves("y", y, "x", x),
 		apart("y", y, "x", x, false),
 	)
@@ -166,8 +164,7 @@ func CheckSwiGLU(y, x Tensor) error {
 // CheckSwiGLUBackward checks the operands of SwiGLUBackward.
 func CheckSwiGLUBackward(dx, dy, x Tensor) error {
 	return firstError(
-		rows("dy", dy),
-		isFloat32("x", x),
+		activation("dy", dy),
 		halves("dy", dy, "x", x),
 		like("dx", dx, x),
 		apart("dx", dx, "dy", dy, false),
@@ -178,7 +175,7 @@ func CheckSwiGLUBackward(dx, dy, x Tensor) error {
 // CheckEmbedding checks the operands of Embedding.
 func CheckEmbedding(y, weight, ids Tensor) error {
 	return firstError(
-		want("y", y, device.Float32, ids.Len(), weight.Last()),
+		activation("y", y), want("y", y, y.DType, ids.Len(), weight.Last()),
 		want("weight", weight, weight.DType, weight.Shape[0], y.Last()), isFloat("weight", weight),
 		want("ids", ids, device.Int32, y.Rows()),
 		apart("y", y, "weight", weight, false),
@@ -189,7 +186,7 @@ func CheckEmbedding(y, weight, ids Tensor) error {
 // CheckEmbeddingBackward checks the operands of EmbeddingBackward.
 func CheckEmbeddingBackward(dweight, dy, ids Tensor) error {
 	return firstError(
-		want("dy", dy, device.Float32, ids.Len(), dweight.Last()),
+		activation("dy", dy), want("dy", dy, dy.DType, ids.Len(), dweight.Last()),
 		want("dweight", dweight, device.Float32, dweight.Shape[0], dy.Last()),
 		want("ids", ids, device.Int32, dy.Rows()),
 		apart("dweight", dweight, "dy", dy, false),
@@ -269,6 +266,14 @@ func rows(name string, t Tensor) error {
 		return fmt.Errorf("%s %v has no dimension", name, t)
 	}
 	return firstError(like(name, t, t), isFloat32(name, t))
+}
+
+// activation returns an error unless t is a Float32 or BFloat16 tensor of at least one dimension.
+func activation(name string, t Tensor) error {
+	if t.Rank == 0 && !t.IsZero() {
+		return fmt.Errorf("%s %v has no dimension", name, t)
+	}
+	return firstError(like(name, t, t), isFloat(name, t))
 }
 
 // halves returns an error unless x has the shape of y with a last dimension of twice the size.

@@ -198,14 +198,13 @@ func CheckUnpermute(y, x, position Tensor) error {
 func checkPermutation(tokensName string, tokens Tensor, rowsName string, assigned, position Tensor) error {
 	return firstError(
 		assignments("position", position, device.Int32),
-		rows(tokensName, tokens),
-		want(tokensName, tokens, device.Float32, position.Shape[0], tokens.Last()),
-		rows(rowsName, assigned),
-		want(rowsName, assigned, device.Float32, assigned.Shape[0], tokens.Last()),
+		activation(tokensName, tokens),
+		want(tokensName, tokens, tokens.DType, position.Shape[0], tokens.Last()),
+		want(rowsName, assigned, tokens.DType, assigned.Shape[0], tokens.Last()),
 	)
 }
 
-// CheckGroupedMatMul checks the operands of GroupedMatMul: a and b each Float32 or BFloat16, c Float32.
+// CheckGroupedMatMul checks the operands of GroupedMatMul, a, b and c each Float32 or BFloat16.
 func CheckGroupedMatMul(c, a, b, offsets Tensor, o MatMulOptions) error {
 	if offsets.Rank != 1 || offsets.Shape[0] < 2 {
 		return fmt.Errorf("offsets is %v, not [E+1]", offsets)
@@ -224,17 +223,18 @@ func CheckGroupedMatMul(c, a, b, offsets Tensor, o MatMulOptions) error {
 	shapes := func() error {
 		r, k := a.Shape[0], a.Shape[1]
 		if o.TransA {
-			return firstError(want("b", b, b.DType, r, b.Shape[1]), want("c", c, device.Float32, experts, k, b.Shape[1]))
+			return firstError(want("b", b, b.DType, r, b.Shape[1]), want("c", c, c.DType, experts, k, b.Shape[1]))
 		}
 		n, rowsB, colsB := b.Shape[2], k, b.Shape[2]
 		if o.TransB {
 			n, rowsB, colsB = b.Shape[1], b.Shape[1], k
 		}
-		return firstError(want("b", b, b.DType, experts, rowsB, colsB), want("c", c, device.Float32, r, n))
+		return firstError(want("b", b, b.DType, experts, rowsB, colsB), want("c", c, c.DType, r, n))
 	}
 	return firstError(
 		like("a", a, a), isFloat("a", a),
 		like("b", b, b), isFloat("b", b),
+		like("c", c, c), isFloat("c", c),
 		shapes(),
 		want("offsets", offsets, device.Int32, experts+1),
 		outside("c", c, a, b, offsets),
@@ -246,7 +246,7 @@ func CheckExpertSwiGLU(y, x, weights, position Tensor) error {
 	return firstError(
 		CheckSwiGLU(y, x),
 		assignments("position", position, device.Int32),
-		want("y", y, device.Float32, y.Shape[0], y.Last()),
+		want("y", y, y.DType, y.Shape[0], y.Last()),
 		want("weights", weights, device.Float32, position.Shape[0], position.Shape[1]), dense("weights", weights),
 		outside("y", y, weights, position),
 	)
@@ -257,7 +257,7 @@ func CheckExpertSwiGLUBackward(dx, dweights, dy, x, weights, position Tensor) er
 	return firstError(
 		CheckSwiGLUBackward(dx, dy, x),
 		assignments("position", position, device.Int32),
-		want("dy", dy, device.Float32, dy.Shape[0], dy.Last()),
+		want("dy", dy, dy.DType, dy.Shape[0], dy.Last()),
 		want("weights", weights, device.Float32, position.Shape[0], position.Shape[1]), dense("weights", weights),
 		like("dweights", dweights, weights), dense("dweights", dweights),
 		outside("dx", dx, dweights, weights, position),

@@ -6,7 +6,7 @@ import (
 	"lockstep/kernels/device"
 )
 
-// CheckMatMul checks the operands of MatMul: a and b each Float32 or BFloat16, c Float32.
+// CheckMatMul checks the operands of MatMul, each Float32 or BFloat16.
 func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
 	if a.Rank != 2 || b.Rank != 2 || c.Rank != 2 {
 		return fmt.Errorf("a is %v, b is %v, c is %v; all three must have 2 dimensions", a, b, c)
@@ -25,7 +25,7 @@ func CheckMatMul(c, a, b Tensor, o MatMulOptions) error {
 	return firstError(
 		like("a", a, a), isFloat("a", a),
 		like("b", b, b), isFloat("b", b), want("b", b, b.DType, rowsB, colsB),
-		want("c", c, device.Float32, m, n),
+		want("c", c, c.DType, m, n), isFloat("c", c),
 		apart("c", c, "a", a, false),
 		apart("c", c, "b", b, false),
 	)
@@ -51,10 +51,10 @@ func CheckDropout(y, x Tensor, o DropoutOptions) error {
 	if o.First < 0 {
 		return fmt.Errorf("the first element has the number %d", o.First)
 	}
-	return firstError(rows("y", y), like("x", x, y), apart("y", y, "x", x, true))
+	return firstError(activation("y", y), like("x", x, y), apart("y", y, "x", x, true))
 }
 
-// isFloat returns an error unless t is Float32 or BFloat16, the types that MatMul and Embedding take and Cast converts.
+// isFloat returns an error unless t is Float32 or BFloat16.
 func isFloat(name string, t Tensor) error {
 	if t.DType != device.Float32 && t.DType != device.BFloat16 {
 		return fmt.Errorf("%s is %v, neither %v nor %v", name, t, device.Float32, device.BFloat16)
@@ -69,7 +69,7 @@ func CheckAttention(o, statistics, q, k, v Tensor, opt AttentionOptions, statsSh
 		return err
 	}
 	return firstError(
-		want("o", o, device.Float32, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3]),
+		want("o", o, q.DType, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3]),
 		want("statistics", statistics, device.Float32, statsShape...),
 		outside("o", o, q, k, v, opt.Documents),
 		outside("statistics", statistics, o, q, k, v, opt.Documents),
@@ -136,8 +136,8 @@ func checkHeads(q, k, v Tensor) error {
 		return fmt.Errorf("the %d heads of q cannot share the %d heads of k evenly", q.Shape[2], k.Shape[2])
 	}
 	return firstError(
-		rows("q", q),
-		want("k", k, device.Float32, q.Shape[0], k.Shape[1], k.Shape[2], q.Shape[3]),
-		want("v", v, device.Float32, q.Shape[0], k.Shape[1], k.Shape[2], v.Shape[3]),
+		activation("q", q),
+		want("k", k, q.DType, q.Shape[0], k.Shape[1], k.Shape[2], q.Shape[3]),
+		want("v", v, q.DType, q.Shape[0], k.Shape[1], k.Shape[2], v.Shape[3]),
 	)
 }

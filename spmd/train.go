@@ -149,7 +149,7 @@ func (r *rank) train(ctx context.Context) (err error) {
 	}
 	stream := r.device.NewInlineStream("compute")
 	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, Stream: stream, World: r.world,
-		SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Log: r.log})
+		SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Log: r.log})
 	if err != nil {
 		return err
 	}

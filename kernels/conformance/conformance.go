@@ -30,6 +30,7 @@ func Run(t *testing.T, open Open) {
 		{"SquaredNorm", testSquaredNorm}, {"AddExact", testAddExact}, {"ClipFactor", testClipFactor}, {"AdamW", testAdamW},
 		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
 		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},
+		{"Activations", testActivations}, {"NarrowSum", testNarrowSum},
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"AttentionParts", testAttentionParts},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute},

@@ -32,6 +32,7 @@ func Digest(t *testing.T, open Open) map[string]string {
 	s.digestExperts(add)
 	s.digestUpdates(add)
 	s.digestFurtherKeys(add)
+	s.digestActivations(add)
 	return sums
 }
 
@@ -156,6 +157,28 @@ func (s *suite) digestBFloat16(add func(name string, outputs ...operand)) {
 	s.d.Cast(s.s, narrowB.Tensor, b.Tensor)
 	s.d.MatMul(s.s, c.Tensor, a.Tensor, narrowB.Tensor, kernels.MatMulOptions{TransB: true})
 	add("MatMulBFloat16", narrowB, c)
+}
+
+// digestActivations covers operators whose activations are bfloat16.
+func (s *suite) digestActivations(add func(name string, outputs ...operand)) {
+	s.state = 0 // inputs that do not depend on what came before
+	const rows, width = 531, 70
+	narrow := func(shape ...int) operand { return s.bfloat16Input(layout{}, shape...) }
+	x, weight, y, gamma, rstd := narrow(rows, 400), s.input(layout{}, width, 400), narrow(rows, width), s.input(layout{}, width), s.input(layout{}, rows)
+	s.d.MatMul(s.s, y.Tensor, x.Tensor, weight.Tensor, kernels.MatMulOptions{TransB: true, Accumulate: true})
+	sum, normed, half := narrow(rows, width), narrow(rows, width), narrow(rows, width/2)
+	s.d.AddRMSNorm(s.s, normed.Tensor, rstd.Tensor, sum.Tensor, sum.Tensor, y.Tensor, gamma.Tensor, 1e-5)
+	s.d.SwiGLU(s.s, half.Tensor, normed.Tensor)
+	s.d.RMSNormBackwardWeight(s.s, gamma.Tensor, normed.Tensor, sum.Tensor, rstd.Tensor, true)
+	s.d.MatMul(s.s, weight.Tensor, y.Tensor, x.Tensor, kernels.MatMulOptions{TransA: true, Accumulate: true})
+	add("Activations", y, sum, normed, rstd, half, gamma, weight)
+	q, k, v, o, statistics := narrow(2, 131, 6, 20), narrow(2, 131, 2, 20), narrow(2, 131, 2, 12), narrow(2, 131, 6, 12), s.input(layout{}, 2, 6, 131)
+	opt := kernels.AttentionOptions{Scale: 0.3, Causal: true}
+	s.d.Attention(s.s, o.Tensor, statistics.Tensor, q.Tensor, k.Tensor, v.Tensor, opt)
+	dq, dk, dv, do := narrow(2, 131, 6, 20), narrow(2, 131, 2, 20), narrow(2, 131, 2, 12), narrow(2, 131, 6, 12)
+	s.d.AttentionBackward(s.s, dq.Tensor, dk.Tensor, dv.Tensor, do.Tensor, q.Tensor, k.Tensor, v.Tensor, o.Tensor, statistics.Tensor,
+		s.workspace(q.Tensor, k.Tensor, v.Tensor), opt)
+	add("AttentionBFloat16", o, dq, dk, dv)
 }
 
 // digestExperts covers a mixture of experts.

@@ -16,11 +16,10 @@ func (d *Device) SumSquares(s device.Stream, rows, columns, x kernels.Tensor, ac
 }
 
 func runSumSquares(d *Device, c *call) error {
-	d.overRows(c, &c.args[2], sumSquaresOfRows)
-	if !c.args[0].IsZero() {
-		d.overColumns(c, &c.args[2], sumSquaresOfColumns)
+	if err := d.overRows(c, &c.args[2], sumSquaresOfRows); err != nil || c.args[0].IsZero() {
+		return err
 	}
-	return nil
+	return d.overColumns(c, &c.args[2], sumSquaresOfColumns)
 }
 
 func sumSquaresOfRows(d *Device, c *call, _ *worker, from, to int) {
@@ -37,7 +36,7 @@ func sumSquaresOfColumns(d *Device, c *call, w *worker, from, to int) {
 }
 
 // squaresTerm is the rowsTerm of x^2.
-func squaresTerm(d *Device, c *call, sum []float32, first, end, at int) {
+func squaresTerm(d *Device, c *call, _ scratch, sum []float32, first, end, at int) {
 	x := &c.args[2]
 	xs := f32(*x)
 	for i := first; i < end; i++ {
@@ -95,8 +94,7 @@ func (d *Device) AdafactorScale(s device.Stream, u, g, row, column, mean, clip k
 }
 
 func runAdafactorScale(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], adafactorScaleRows)
-	return nil
+	return d.overRows(c, &c.args[0], adafactorScaleRows)
 }
 
 // adafactorScaleRows splits the root into one of the row and one of each column, which takes no root per element. Only a row in

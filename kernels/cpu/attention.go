@@ -29,9 +29,15 @@ const (
 )
 
 // AttentionSizes returns the shape of the statistics, [B,N,Tq], and the bytes of AttentionBackward's workspace: a float32
-// for each row of scores.
+// for each row of scores, and one for each element of q where that is BFloat16, because its gradient grows with each block of
+// keys.
 func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, workspace int) {
-	return []int{q.Shape[0], q.Shape[2], q.Shape[1]}, q.Shape[0] * q.Shape[2] * q.Shape[1] * device.Float32.Size()
+	rows := q.Shape[0] * q.Shape[2] * q.Shape[1]
+	workspace = rows * device.Float32.Size()
+	if q.DType == device.BFloat16 {
+		workspace *= 1 + q.Shape[3]
+	}
+	return []int{q.Shape[0], q.Shape[2], q.Shape[1]}, workspace
 }
 
 // Attention computes o = softmax(scale * q k^T + mask) v and, for the backward pass, the log of each row's sum of
@@ -48,26 +54,41 @@ func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tenso
 func (d *Device) AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace kernels.Tensor, opt kernels.AttentionOptions) {
 	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal, opt.Accumulate}}
 	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics, opt.Documents)
-	n := q.Shape[0] * q.Shape[2] * q.Shape[1]
-	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, opt, n*device.Float32.Size(),
-		q.Shape[0], q.Shape[2], q.Shape[1])
+	shape, bytes := d.AttentionSizes(q, k, v)
+	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, opt, bytes, shape...)
 	d.launch(s, check, c)
 }
 
 // A headView finds the rows of one tensor [B,T,N,D].
 type headView struct {
 	x      []float32
+	narrow []uint16 // in place of x, where the tensor is BFloat16
 	stride [3]int
 	width  int
 }
 
 func newHeadView(t kernels.Tensor) headView {
-	return headView{f32(t), [3]int(t.Stride[:3]), t.Shape[3]}
+	h := headView{stride: [3]int(t.Stride[:3]), width: t.Shape[3]}
+	if t.DType == device.BFloat16 {
+		h.narrow = bf16(t)
+	} else {
+		h.x = f32(t)
+	}
+	return h
 }
 
-// from returns the tensor's memory from one head's row on; the rows of later times follow stride[1] elements apart.
-func (h *headView) from(b, time, head int) []float32 {
-	return h.x[b*h.stride[0]+time*h.stride[1]+head*h.stride[2]:]
+// at returns where one head's row begins; the rows of later times follow stride[1] elements apart.
+func (h *headView) at(b, time, head int) int {
+	return b*h.stride[0] + time*h.stride[1] + head*h.stride[2]
+}
+
+// store writes a row.
+func (h *headView) store(set *kernelSet, at int, row []float32) {
+	if h.narrow != nil {
+		set.toBFloat16(h.narrow[at:][:h.width], row[:h.width])
+	} else {
+		copy(h.x[at:][:h.width], row)
+	}
 }
 
 // attention is one head of k and v at work, with the rows that share it.
@@ -102,9 +123,36 @@ func newAttention(d *Device, c *call, first, statistics, documents int) attentio
 // rows returns how many rows share the head.
 func (a *attention) rows() int { return a.tq * a.group }
 
-// row returns row r of a tensor with as many heads as q.
-func (a *attention) row(h *headView, r int) []float32 {
-	return h.from(a.b, r/a.group, a.kv*a.group+r%a.group)[:h.width]
+// at returns where row r of a tensor with as many heads as q begins.
+func (a *attention) at(h *headView, r int) int {
+	return h.at(a.b, r/a.group, a.kv*a.group+r%a.group)
+}
+
+// row returns row r of a tensor with as many heads as q, in wide where it is BFloat16.
+func (a *attention) row(h *headView, r int, wide []float32) []float32 {
+	at := a.at(h, r)
+	if h.narrow != nil {
+		a.set.toFloat32(wide[:h.width], h.narrow[at:][:h.width])
+		return wide[:h.width]
+	}
+	return h.x[at:][:h.width]
+}
+
+// pack packs the keys [j, j+n) of a tensor with as many heads as k: as lines of op(B), or else as its rows.
+func (a *attention) pack(dst []float32, h *headView, j, n int, lines bool, wide []float32) {
+	s := source{float32s: h.x, bfloat16s: h.narrow, stride: h.stride[1], deep: lines}
+	at := h.at(a.b, j, a.kv)
+	if h.narrow != nil {
+		s.bfloat16s = h.narrow[at:]
+	} else {
+		s.float32s = h.x[at:]
+	}
+	e := extent{n: n, depth: h.width}
+	if !lines {
+		e = extent{n: h.width, depth: n}
+	}
+	panels := &a.set.tile.b
+	s.pack(a.set, panels, dst[:panels.size(e.n, e.depth)], e, e.depth, wide)
 }
 
 // statistic returns the place of row r's statistics.
@@ -140,10 +188,16 @@ func (a *attention) seenBy(r, rows, j, n int) (from, to int) {
 	return max(a.documentStart(r)-j, 0), min(max(a.visible(r+rows-1)-j, 0), n)
 }
 
+// wideElements is the size of the memory that pack widens BFloat16 in, and two rows fit.
+func (a *attention) wideElements() int {
+	return max(wideElements, a.set.tile.b.width*max(a.k.width, a.v.width), 2*maxHeadDim)
+}
+
 // gather copies rows [from, from+n) of a tensor to a dense matrix, times scale.
 func (a *attention) gather(dst []float32, h *headView, from, n int, scale float32) {
 	for i := range n {
-		a.set.scale(dst[i*h.width:][:h.width], a.row(h, from+i), scale)
+		to := dst[i*h.width:][:h.width]
+		a.set.scale(to, a.row(h, from+i, to), scale)
 	}
 }
 

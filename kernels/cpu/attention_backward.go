@@ -28,11 +28,14 @@ func runAttentionBackward(d *Device, c *call) error {
 func attentionBackwardParts(d *Device, c *call, w *worker, from, to int) {
 	a := newAttention(d, c, 4, 9, 10)
 	kvHeads := c.args[5].Shape[2]
-	deltas := float32s(c.args[3])
+	workspace, rows := float32s(c.args[3]), c.args[4].Shape[0]*kvHeads*a.rows()
 	for part := from; part < to; part++ {
 		a.b, a.kv = part/kvHeads, part%kvHeads
 		b := newBackward(&a, c, w)
-		b.delta = deltas[part*a.rows():][:a.rows()]
+		b.delta = workspace[part*a.rows():][:a.rows()]
+		if b.dq.narrow != nil {
+			b.sums = workspace[rows+part*a.rows()*a.q.width:]
+		}
 		b.run()
 	}
 }
@@ -51,6 +54,8 @@ type backward struct {
 	attention
 	dq, dk, dv, do, o headView
 	delta             []float32 // of each row
+	sums              []float32 // rows x D: dq, where that is BFloat16
+	wide              []float32 // for packing, and for two rows
 
 	// The block of keys, packed as B, and its gradients.
 	firstKey, keys int
@@ -95,30 +100,43 @@ func newBackward(a *attention, c *call, w *worker) backward {
 	b.qDK, b.doDV = s.take(t.b.size(d, backwardRows)), s.take(t.b.size(dv, backwardRows))
 	b.p, b.ds = s.take(rows*b.keyStride), s.take(rows*b.keyStride)
 	b.packed, b.dqSum = s.take(mr*max(backwardRows, backwardKeys)), s.take(mr*b.dkStride)
+	b.wide = s.take(a.wideElements())
 	return b
 }
 
 // run computes the gradients of the head.
 func (b *backward) run() {
 	for r := range b.delta {
-		b.delta[r] = b.set.dot(b.row(&b.do, r), b.row(&b.o, r))
-		if !b.accumulate {
-			clear(b.row(&b.dq, r))
+		b.delta[r] = b.set.dot(b.row(&b.do, r, b.wide), b.row(&b.o, r, b.wide[b.o.width:]))
+		switch {
+		case !b.accumulate:
+			clear(b.dqRow(r))
+		case b.sums != nil:
+			copy(b.dqRow(r), b.row(&b.dq, r, b.wide))
 		}
 	}
 	for j := 0; j < b.tk; j += backwardKeys {
 		b.keyBlock(j, min(backwardKeys, b.tk-j))
 	}
+	for r := 0; b.sums != nil && r < len(b.delta); r++ {
+		b.dq.store(b.set, b.at(&b.dq, r), b.dqRow(r))
+	}
+}
+
+// dqRow returns where row r of dq grows.
+func (b *backward) dqRow(r int) []float32 {
+	if b.sums != nil {
+		return b.sums[r*b.dq.width:][:b.dq.width]
+	}
+	return b.row(&b.dq, r, nil)
 }
 
 // keyBlock computes dk and dv of n keys from the j-th on, and what they contribute to dq.
 func (b *backward) keyBlock(j, n int) {
 	b.firstKey, b.keys = j, n
-	t, d, dv := &b.set.tile, b.q.width, b.v.width
-	k, v := b.k.from(b.b, j, b.kv), b.v.from(b.b, j, b.kv)
-	t.b.pack(b.keyScores, k, b.k.stride[1], true, n, d)
-	t.b.pack(b.valueDP, v, b.v.stride[1], true, n, dv)
-	t.b.pack(b.keyDQ, k, b.k.stride[1], false, d, n)
+	b.pack(b.keyScores, &b.k, j, n, true, b.wide)
+	b.pack(b.valueDP, &b.v, j, n, true, b.wide)
+	b.pack(b.keyDQ, &b.k, j, n, false, b.wide)
 	clear(b.dkSum)
 	clear(b.dvSum)
 	end := b.endSeeing(j + n - 1)
@@ -126,8 +144,8 @@ func (b *backward) keyBlock(j, n int) {
 		b.rowBlock(i, min(backwardRows, end-i))
 	}
 	for y := range n {
-		copy(b.dk.from(b.b, j+y, b.kv)[:d], b.dkSum[y*b.dkStride:])
-		copy(b.dv.from(b.b, j+y, b.kv)[:dv], b.dvSum[y*b.dvStride:])
+		b.dk.store(b.set, b.dk.at(b.b, j+y, b.kv), b.dkSum[y*b.dkStride:])
+		b.dv.store(b.set, b.dv.at(b.b, j+y, b.kv), b.dvSum[y*b.dvStride:])
 	}
 }
 
@@ -198,7 +216,7 @@ func (b *backward) rowPanel(p, rows int) {
 		t.multiply(to-tile, &b.packed[0], &b.keyDQ[x*b.keys+tile*t.b.width], &b.dqSum[x], b.dkStride, false)
 	}
 	for r := range rows {
-		b.set.axpy(b.row(&b.dq, first+r), b.dqSum[r*b.dkStride:][:d], b.scale)
+		b.set.axpy(b.dqRow(first+r), b.dqSum[r*b.dkStride:][:d], b.scale)
 	}
 }
 

@@ -39,6 +39,7 @@ type forward struct {
 	packedExp []float32 // as A: one panel's exponentials
 	out       []float32 // rows x Dv, not yet divided by sum
 	max, sum  []float32 // of each row
+	wide      []float32 // for packing
 	keyStride int       // of a row of score
 	outStride int
 }
@@ -56,6 +57,7 @@ func newForward(a *attention, w *worker, first int) forward {
 	f.packedExp = s.take(mr * forwardKeys)
 	f.out = s.take(roundUp(f.n, mr) * f.outStride)
 	f.max, f.sum = s.take(f.n), s.take(f.n)
+	f.wide = s.take(a.wideElements())
 	dense := s.take(f.n * a.q.width)
 	// Scaling q scales the scores, and costs less.
 	a.gather(dense, &a.q, first, f.n, a.scale)
@@ -73,8 +75,8 @@ func (f *forward) run(o *headView) {
 	seen := f.visible(f.first + f.n - 1)
 	for j := f.documentStart(f.first); j < seen; j += forwardKeys {
 		keys := min(forwardKeys, seen-j)
-		t.b.pack(f.packedK, f.k.from(f.b, j, f.kv), f.k.stride[1], true, keys, f.k.width)
-		t.b.pack(f.packedV, f.v.from(f.b, j, f.kv), f.v.stride[1], false, f.v.width, keys)
+		f.pack(f.packedK, &f.k, j, keys, true, f.wide)
+		f.pack(f.packedV, &f.v, j, keys, false, f.wide)
 		for i := 0; i < f.n; i += t.a.width {
 			f.panel(i, j, keys)
 		}
@@ -92,7 +94,7 @@ func (f *forward) start(o *headView, i int) {
 	}
 	if before := *f.statistic(f.first + i); before != f.max[i] {
 		f.max[i], f.sum[i] = before, 1
-		copy(f.out[i*f.outStride:], f.row(o, f.first+i))
+		copy(f.out[i*f.outStride:], f.row(o, f.first+i, f.wide))
 	}
 }
 
@@ -140,11 +142,12 @@ func (f *forward) softmax(i int, score []float32, from, to int) {
 
 // finish writes row i of the block.
 func (f *forward) finish(o *headView, i int) {
-	out, sum := f.row(o, f.first+i), f.sum[i]
+	out, sum := f.out[i*f.outStride:][:o.width], f.sum[i]
 	*f.statistic(f.first + i) = f.max[i] + float32(math.Log(float64(sum)))
 	if sum == 0 { // the row sees no key
 		clear(out)
-		return
+	} else {
+		f.set.scale(out, out, 1/sum)
 	}
-	f.set.scale(out, f.out[i*f.outStride:], 1/sum)
+	o.store(f.set, f.at(o, f.first+i), out)
 }

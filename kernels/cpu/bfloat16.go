@@ -15,7 +15,8 @@ func (d *Device) Cast(s device.Stream, y, x kernels.Tensor) {
 }
 
 func runCast(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], castRows)
+	y := &c.args[0]
+	d.parallel(c, partsOf(y.Rows(), rowsPerPart(y.Last())), castRows)
 	return nil
 }
 

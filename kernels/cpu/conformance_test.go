@@ -72,6 +72,9 @@ func TestGenericDigest(t *testing.T) {
 
 		"Muon":      "4fb4759a1426c233",
 		"Adafactor": "9e69d0571d46ac32",
+
+		"Activations":       "1e7eaa064f842413",
+		"AttentionBFloat16": "f862e338e3b28480",
 	}
 	got := conformance.Digest(t, func(t *testing.T) (kernels.Device, device.Stream) { return open(t, "generic", 1) })
 	for name := range got {

@@ -18,21 +18,21 @@ func (d *Device) Dropout(s device.Stream, y, x kernels.Tensor, o kernels.Dropout
 }
 
 func runDropout(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], dropoutRows)
-	return nil
+	return d.overRows(c, &c.args[0], dropoutRows)
 }
 
-func dropoutRows(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[1]
-	ys, xs, n := f32(*y), f32(*x), y.Last()
+func dropoutRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1])
 	scale, limit := float32(c.f[0]), uint64(math.Ceil(c.f[1]*(1<<32)))
-	i, end := rowSpan(y, from, to)
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		out := ys[row(y, i):][:n]
-		d.set.scale(out, xs[row(x, i):][:n], scale)
+		out := y.at(i)
+		d.set.scale(out, x.read(i), scale)
 		if limit > 0 {
-			dropRow(out, c.word[2]+uint64(i)*uint64(n), limit, c.word[0], c.word[1])
+			dropRow(out, c.word[2]+uint64(i)*uint64(len(out)), limit, c.word[0], c.word[1])
 		}
+		y.store(i)
 	}
 }
 

@@ -28,11 +28,6 @@ func byRows(t kernels.Tensor) kernels.Tensor {
 	return t
 }
 
-// overRows runs b over the rows of t, cut by rowsPerPart.
-func (d *Device) overRows(c *call, t *kernels.Tensor, b body) {
-	d.parallel(c, partsOf(t.Rows(), rowsPerPart(t.Last())), b)
-}
-
 // rowSpan returns the rows of t that the parts [from, to) of overRows hold.
 func rowSpan(t *kernels.Tensor, from, to int) (first, end int) {
 	per := rowsPerPart(t.Last())
@@ -47,17 +42,16 @@ func (d *Device) Add(s device.Stream, y, a, b kernels.Tensor) {
 }
 
 func runAdd(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], addRows)
-	return nil
+	return d.overRows(c, &c.args[0], addRows)
 }
 
-func addRows(d *Device, c *call, _ *worker, from, to int) {
-	y, a, b := &c.args[0], &c.args[1], &c.args[2]
-	n := y.Last()
-	ys, as, bs := f32(*y), f32(*a), f32(*b)
-	i, end := rowSpan(y, from, to)
+func addRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, a, b := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), d.rows(&s, &c.args[2])
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		d.set.add(ys[row(y, i):][:n], as[row(a, i):][:n], bs[row(b, i):][:n])
+		d.set.add(y.at(i), a.read(i), b.read(i))
+		y.store(i)
 	}
 }
 
@@ -69,17 +63,17 @@ func (d *Device) AddBias(s device.Stream, y, bias kernels.Tensor) {
 }
 
 func runAddBias(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], addBiasRows)
-	return nil
+	return d.overRows(c, &c.args[0], addBiasRows)
 }
 
-func addBiasRows(d *Device, c *call, _ *worker, from, to int) {
-	y := &c.args[0]
-	ys, bias := f32(*y), f32(c.args[1])
-	i, end := rowSpan(y, from, to)
+func addBiasRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, bias := d.rows(&s, &c.args[0]), f32(c.args[1])
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		r := ys[row(y, i):][:y.Last()]
+		r := y.read(i)
 		d.set.add(r, r, bias)
+		y.store(i)
 	}
 }
 
@@ -92,8 +86,7 @@ func (d *Device) AddBiasBackward(s device.Stream, dbias, dy kernels.Tensor, accu
 }
 
 func runAddBiasBackward(d *Device, c *call) error {
-	d.overColumns(c, &c.args[1], addBiasBackwardColumns)
-	return nil
+	return d.overColumns(c, &c.args[1], addBiasBackwardColumns)
 }
 
 func addBiasBackwardColumns(d *Device, c *call, w *worker, from, to int) {
@@ -101,11 +94,10 @@ func addBiasBackwardColumns(d *Device, c *call, w *worker, from, to int) {
 }
 
 // addBiasTerm is the rowsTerm of dy.
-func addBiasTerm(d *Device, c *call, sum []float32, first, end, at int) {
-	dy := &c.args[1]
-	dys := f32(*dy)
+func addBiasTerm(d *Device, c *call, s scratch, sum []float32, first, end, at int) {
+	dy := d.rows(&s, &c.args[1])
 	for i := first; i < end; i++ {
-		d.set.add(sum, sum, dys[row(dy, i)+at:][:len(sum)])
+		d.set.add(sum, sum, dy.part(i, at, len(sum)))
 	}
 }
 
@@ -121,12 +113,13 @@ func (d *Device) columnsPerPart(width int) int {
 }
 
 // overColumns runs b over the columns of t, cut by columnsPerPart.
-func (d *Device) overColumns(c *call, t *kernels.Tensor, b body) {
-	d.parallel(c, partsOf(t.Last(), d.columnsPerPart(t.Last())), b)
+func (d *Device) overColumns(c *call, t *kernels.Tensor, b body) error {
+	return d.overParts(c, partsOf(t.Last(), d.columnsPerPart(t.Last())), b)
 }
 
-// A rowsTerm adds to sum what the rows [first, end) contribute, in their order, to the columns [at, at+len(sum)).
-type rowsTerm func(d *Device, c *call, sum []float32, first, end, at int)
+// A rowsTerm adds to sum what the rows [first, end) contribute, in their order, to the columns [at, at+len(sum)). s is memory
+// for its use.
+type rowsTerm func(d *Device, c *call, s scratch, sum []float32, first, end, at int)
 
 // sumRows computes the parts [from, to) of args[0] = (or += where flag[0] is set) the sum of term over the rows of t. A
 // part is a range of columns, so that each sum is one thread's, in the order of rows.
@@ -134,11 +127,12 @@ func sumRows(d *Device, c *call, w *worker, t *kernels.Tensor, term rowsTerm, fr
 	per := d.columnsPerPart(t.Last())
 	for at := from * per; at < min(to*per, t.Last()); at += per {
 		n := min(per, t.Last()-at)
-		total, block := w.scratch[:n], w.scratch[n:2*n]
+		s := w.free()
+		total, block := s.take(n), s.take(n)
 		clear(total)
 		for first := 0; first < t.Rows(); first += rowBlock {
 			clear(block)
-			term(d, c, block, first, min(first+rowBlock, t.Rows()), at)
+			term(d, c, s, block, first, min(first+rowBlock, t.Rows()), at)
 			d.set.add(total, total, block)
 		}
 		out := f32(c.args[0])[at:][:n]
@@ -158,7 +152,8 @@ func (d *Device) Copy(s device.Stream, y, x kernels.Tensor) {
 }
 
 func runCopy(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], copyRows)
+	y := &c.args[0]
+	d.parallel(c, partsOf(y.Rows(), rowsPerPart(y.Last())), copyRows)
 	return nil
 }
 

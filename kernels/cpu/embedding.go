@@ -20,22 +20,16 @@ func runEmbedding(d *Device, c *call) error {
 	if err := checkIDs("ids", i32(c.args[2]), 0, c.args[1].Shape[0]); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[0], embeddingRows)
-	return nil
+	return d.overRows(c, &c.args[0], embeddingRows)
 }
 
-func embeddingRows(d *Device, c *call, _ *worker, from, to int) {
-	y, weight := &c.args[0], &c.args[1]
-	ys, ids := f32(*y), i32(c.args[2])
-	i, end := rowSpan(y, from, to)
-	if weight.DType == device.BFloat16 {
-		for weights := bf16(*weight); i < end; i++ {
-			d.set.toFloat32(ys[row(y, i):][:y.Last()], weights[row(weight, int(ids[i])):][:y.Last()])
-		}
-		return
-	}
-	for weights := f32(*weight); i < end; i++ {
-		copy(ys[row(y, i):][:y.Last()], weights[row(weight, int(ids[i])):])
+func embeddingRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, weight, ids := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), i32(c.args[2])
+	i, end := rowSpan(&c.args[0], from, to)
+	for ; i < end; i++ {
+		copy(y.at(i), weight.read(int(ids[i])))
+		y.store(i)
 	}
 }
 
@@ -58,20 +52,25 @@ func runEmbeddingBackward(d *Device, c *call) error {
 	defer order.mu.Unlock()
 	accumulate := c.flag[0]
 	for at := 0; at < len(ids) || !accumulate; at, accumulate = at+orderedIDs, true {
+		var err error
 		order.sort(ids[at:min(at+orderedIDs, len(ids))], at)
 		if accumulate {
-			d.parallel(c, partsOf(len(order.entries), rowsPerPart(c.args[1].Last())), addOrderedRows)
+			err = d.overParts(c, partsOf(len(order.entries), rowsPerPart(c.args[1].Last())), addOrderedRows)
 		} else {
-			d.overRows(c, &c.args[0], setOrderedRows)
+			err = d.overRows(c, &c.args[0], setOrderedRows)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // setOrderedRows computes rows of dweight that hold nothing yet: sums where there are ids, zeros in between.
-func setOrderedRows(d *Device, c *call, _ *worker, from, to int) {
+func setOrderedRows(d *Device, c *call, w *worker, from, to int) {
 	dweight := &c.args[0]
-	dweights, entries := f32(*dweight), d.order.entries
+	s := w.free()
+	dweights, dy, entries := f32(*dweight), d.rows(&s, &c.args[1]), d.order.entries
 	v, end := rowSpan(dweight, from, to)
 	at, _ := slices.BinarySearch(entries, newOrderEntry(v, 0))
 	for v < end {
@@ -81,7 +80,7 @@ func setOrderedRows(d *Device, c *call, _ *worker, from, to int) {
 		}
 		clearRows(dweights, dweight, v, next)
 		if v = next; v < end {
-			at = d.addRow(c, at, true)
+			at = d.addRow(c, &dy, at, true)
 			v++
 		}
 	}
@@ -100,29 +99,30 @@ func clearRows(x []float32, t *kernels.Tensor, from, to int) {
 
 // addOrderedRows adds the rows of the entries of the parts [from, to). A run of one id belongs to the part in which it
 // starts.
-func addOrderedRows(d *Device, c *call, _ *worker, from, to int) {
-	entries, per := d.order.entries, rowsPerPart(c.args[1].Last())
+func addOrderedRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	dy, entries, per := d.rows(&s, &c.args[1]), d.order.entries, rowsPerPart(c.args[1].Last())
 	at, end := from*per, min(to*per, len(entries))
 	for at > 0 && at < end && entries[at].id() == entries[at-1].id() {
 		at++
 	}
 	for at < end {
-		at = d.addRow(c, at, false)
+		at = d.addRow(c, &dy, at, false)
 	}
 }
 
 // addRow adds to a row of dweight, or first sets it to, the rows of dy of the entries at and after at that have the same
 // id. It returns the position of the next id.
-func (d *Device) addRow(c *call, at int, set bool) int {
-	dweight, dy, entries := &c.args[0], &c.args[1], d.order.entries
-	id, dys := entries[at].id(), f32(*dy)
-	r := f32(*dweight)[row(dweight, id):][:dy.Last()]
+func (d *Device) addRow(c *call, dy *rows, at int, set bool) int {
+	dweight, entries := &c.args[0], d.order.entries
+	id := entries[at].id()
+	r := f32(*dweight)[row(dweight, id):][:dweight.Last()]
 	if set {
-		copy(r, dys[row(dy, entries[at].position()):])
+		copy(r, dy.read(entries[at].position()))
 		at++
 	}
 	for ; at < len(entries) && entries[at].id() == id; at++ {
-		d.set.add(r, r, dys[row(dy, entries[at].position()):][:len(r)])
+		d.set.add(r, r, dy.read(entries[at].position()))
 	}
 	return at
 }

@@ -121,21 +121,20 @@ func runPermute(d *Device, c *call) error {
 	if err := checkIDs("position", i32(c.args[2]), none, c.args[0].Rows()); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[1], permuteTokens)
-	return nil
+	return d.overRows(c, &c.args[1], permuteTokens)
 }
 
 func permuteTokens(_ *Device, c *call, _ *worker, from, to int) {
 	y, x := &c.args[0], &c.args[1]
-	ys, xs, position := f32(*y), f32(*x), i32(c.args[2])
-	k, n := c.args[2].Last(), x.Last()
+	ys, xs, position := y.Region().Mapped(), x.Region().Mapped(), i32(c.args[2])
+	k, size := c.args[2].Last(), x.DType.Size()
 	i, end := rowSpan(x, from, to)
 	for ; i < end; i++ {
 		for _, r := range position[i*k:][:k] {
 			if r == none {
 				continue
 			}
-			copy(ys[row(y, int(r)):][:n], xs[row(x, i):])
+			copy(ys[row(y, int(r))*size:][:x.Last()*size], xs[row(x, i)*size:])
 		}
 	}
 }
@@ -151,30 +150,30 @@ func runUnpermute(d *Device, c *call) error {
 	if err := checkIDs("position", i32(c.args[2]), none, c.args[1].Rows()); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[0], unpermuteTokens)
-	return nil
+	return d.overRows(c, &c.args[0], unpermuteTokens)
 }
 
-func unpermuteTokens(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[1]
-	ys, xs, position := f32(*y), f32(*x), i32(c.args[2])
-	k, n := c.args[2].Last(), y.Last()
-	i, end := rowSpan(y, from, to)
+func unpermuteTokens(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, x, position := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), i32(c.args[2])
+	k := c.args[2].Last()
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		sum, first := ys[row(y, i):][:n], true
+		sum, first := y.at(i), true
 		for _, r := range position[i*k:][:k] {
 			switch {
 			case r == none:
 			case first:
-				copy(sum, xs[row(x, int(r)):])
+				copy(sum, x.read(int(r)))
 				first = false
 			default:
-				d.set.add(sum, sum, xs[row(x, int(r)):][:n])
+				d.set.add(sum, sum, x.read(int(r)))
 			}
 		}
 		if first {
 			clear(sum)
 		}
+		y.store(i)
 	}
 }
 
@@ -189,8 +188,7 @@ func runExpertSwiGLU(d *Device, c *call) error {
 	if err := checkIDs("position", i32(c.args[3]), none, c.args[0].Rows()); err != nil {
 		return err
 	}
-	d.parallel(c, partsOf(c.args[3].Len(), rowsPerPart(c.args[0].Last())), expertSwiGLURows)
-	return nil
+	return d.overParts(c, partsOf(c.args[3].Len(), rowsPerPart(c.args[0].Last())), expertSwiGLURows)
 }
 
 // assignmentSpan returns the assignments that the parts [from, to) hold, of rows of the given width.
@@ -199,19 +197,21 @@ func assignmentSpan(position []int32, width, from, to int) (first, end int) {
 	return from * per, min(to*per, len(position))
 }
 
-func expertSwiGLURows(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[1]
-	ys, xs, weights, position := f32(*y), f32(*x), f32(c.args[2]), i32(c.args[3])
-	n := y.Last()
+func expertSwiGLURows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1])
+	weights, position := f32(c.args[2]), i32(c.args[3])
+	n := c.args[0].Last()
 	i, end := assignmentSpan(position, n, from, to)
 	for ; i < end; i++ {
 		r := int(position[i])
 		if r == none {
 			continue
 		}
-		yr, xr := ys[row(y, r):][:n], xs[row(x, r):][:2*n]
+		yr, xr := y.at(r), x.read(r)
 		d.set.siluMul(yr, xr[:n], xr[n:])
 		d.set.scale(yr, yr, weights[i])
+		y.store(r)
 	}
 }
 
@@ -226,17 +226,18 @@ func runExpertSwiGLUBackward(d *Device, c *call) error {
 	if err := checkIDs("position", i32(c.args[5]), none, c.args[2].Rows()); err != nil {
 		return err
 	}
-	d.parallel(c, partsOf(c.args[5].Len(), rowsPerPart(c.args[2].Last())), expertSwiGLUBackwardRows)
-	return nil
+	return d.overParts(c, partsOf(c.args[5].Len(), rowsPerPart(c.args[2].Last())), expertSwiGLUBackwardRows)
 }
 
 // expertBlock is how many elements of a row are worked on at a time, so that a row of any width fits the scratch memory.
 const expertBlock = 4096
 
 func expertSwiGLUBackwardRows(d *Device, c *call, w *worker, from, to int) {
-	dx, dy, x := &c.args[0], &c.args[2], &c.args[3]
+	s := w.free()
+	dx, dy, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[2]), d.rows(&s, &c.args[3])
 	dweights, weights, position := f32(c.args[1]), f32(c.args[4]), i32(c.args[5])
-	n := dy.Last()
+	n := c.args[2].Last()
+	activated := s.take(min(n, expertBlock))
 	i, end := assignmentSpan(position, n, from, to)
 	for ; i < end; i++ {
 		r := int(position[i])
@@ -244,16 +245,17 @@ func expertSwiGLUBackwardRows(d *Device, c *call, w *worker, from, to int) {
 			dweights[i] = 0
 			continue
 		}
-		dxr, dyr, xr := f32(*dx)[row(dx, r):][:2*n], f32(*dy)[row(dy, r):][:n], f32(*x)[row(x, r):][:2*n]
+		dxr, dyr, xr := dx.at(r), dy.read(r), x.read(r)
 		sum := 0.0
 		for at := 0; at < n; at += expertBlock {
 			to := min(at+expertBlock, n)
-			y, gate, up := w.scratch[:to-at], xr[at:to], xr[n+at:n+to]
+			y, gate, up := activated[:to-at], xr[at:to], xr[n+at:n+to]
 			d.set.siluMul(y, gate, up)
 			sum += float64(d.set.dot(dyr[at:to], y))
 			d.set.scale(y, dyr[at:to], weights[i])
 			d.set.siluMulBackward(dxr[at:to], dxr[n+at:n+to], y, gate, up)
 		}
 		dweights[i] = float32(sum)
+		dx.store(r)
 	}
 }

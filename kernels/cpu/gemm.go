@@ -23,6 +23,8 @@ const (
 	maxBlockRows = 144
 	// maxCols bounds the columns of a stage, whose packed B comes from the second- or third-level cache.
 	maxCols = 1024
+	// maxBandRows bounds the rows of a stage where C is BFloat16: with maxCols they take 2 MiB of float32 until they are summed up.
+	maxBandRows = 512
 	// stripWork is the number of multiply-adds, some ten microseconds' worth, below which a strip is not worth a thread:
 	// waking it takes a few microseconds itself.
 	stripWork = 1 << 20
@@ -63,6 +65,7 @@ func (d *Device) matMul(c *call, product product) {
 type product struct {
 	set        *kernelSet
 	c          []float32
+	narrow     []uint16 // C in place of c, where it is BFloat16
 	ldc        int
 	a, b       source
 	m, n, k    int
@@ -71,7 +74,8 @@ type product struct {
 	depth                    int // of a block of K
 	stripsDown, stripsAcross int
 	cols, layers             int // of a stage; layers are blocks of K
-	across, deep             int // stages of a strip
+	bandRows                 int // of a stage
+	bands, across, deep      int // stages of a strip
 	blocks                   int // of a stage
 	pieces                   int // of a stage's op(B)
 }
@@ -80,10 +84,15 @@ type product struct {
 func newProduct(d *Device, c *call, threads int) product {
 	transA, transB := c.flag[0], c.flag[1]
 	p := product{
-		set: d.set, c: f32(c.args[0]), ldc: c.args[0].Stride[0],
+		set: d.set, ldc: c.args[0].Stride[0],
 		a: newSource(c.args[1], !transA), b: newSource(c.args[2], transB),
 		m: c.args[0].Shape[0], n: c.args[0].Shape[1], k: c.args[1].Shape[1],
 		accumulate: c.flag[2],
+	}
+	if c.args[0].DType == device.BFloat16 {
+		p.narrow = bf16(c.args[0])
+	} else {
+		p.c = f32(c.args[0])
 	}
 	if transA {
 		p.k = c.args[1].Shape[0]
@@ -113,7 +122,11 @@ func (p *product) cut(threads int) {
 	layers := partsOf(p.k, p.depth)
 	p.layers = min(layers, max(1, packedB/(p.cols*p.depth)))
 	p.deep = partsOf(layers, p.layers)
-	p.blocks = max(partsOf(rows, maxBlockRows/mr), min(blocksPerStage, rows*mr/minBlockRows))
+	p.bandRows, p.bands = rows*mr, 1
+	if p.narrow != nil {
+		p.bandRows, p.bands = even(rows*mr, maxBandRows, mr)
+	}
+	p.blocks = max(partsOf(p.bandRows/mr, maxBlockRows/mr), min(blocksPerStage, p.bandRows/minBlockRows))
 	p.pieces = max(1, p.blocks/2)
 }
 
@@ -129,7 +142,11 @@ func (p *product) empty() bool {
 		return p.m == 0 || p.n == 0
 	}
 	for i := 0; i < p.m && !p.accumulate; i++ {
-		clear(p.c[i*p.ldc:][:p.n])
+		if p.narrow != nil {
+			clear(p.narrow[i*p.ldc:][:p.n])
+		} else {
+			clear(p.c[i*p.ldc:][:p.n])
+		}
 	}
 	return true
 }
@@ -205,6 +222,9 @@ func (s *source) prefetch(e extent) prefetch {
 	}
 	return prefetch{first: unsafe.Pointer(&s.float32s[s.at(e)]), rows: rows, stride: 4 * s.stride, bytes: 4 * cols}
 }
+
+// free returns the worker's scratch memory, to be handed out.
+func (w *worker) free() scratch { return scratch{free: w.scratch} }
 
 // scratch hands out a worker's private memory.
 type scratch struct{ free []float32 }

@@ -17,11 +17,16 @@ import "sync/atomic"
 //   - a block of stage s needs all that is packed for s, and the same block of stage s-1, which may be of the same C;
 //   - a piece of stage s, which goes to one of two buffers in turn, needs that all blocks of stage s-2 have been multiplied.
 //
+// Where C is BFloat16 its sums must not be rounded between blocks of K. They are kept as float32, those of each block of rows
+// in a place of its own, from the first stage of some columns to the last, which rounds them. So that they are few, a strip is
+// cut into bands of rows, which are worked on one after the other: op(B) is packed for each.
+//
 // A ticket waits for earlier ones of its strip only, and these have been taken by threads that wait for still earlier ones
 // or work: so one of the threads always works.
 type strip struct {
 	i, m, j, n int       // its rows and columns of C
 	packed     []float32 // the two buffers
+	sums       []float32 // of C, where that is BFloat16: sumElements
 
 	next   atomic.Int64    // ticket
 	pieces [2]atomic.Int64 // packed into each buffer, over all stages
@@ -31,6 +36,9 @@ type strip struct {
 
 // packedB is the most elements that are packed in a stage, whose last panel may reach over its columns.
 const packedB = (maxCols + 32) * maxDepth
+
+// sumElements is the most elements of C that a stage has. Blocks have whole tiles, and so may be larger than their share.
+const sumElements = (maxBandRows + maxBandRows/4) * (maxCols + 32)
 
 // reset makes s strip number index of a product.
 func (s *strip) reset(p *product, index int) {
@@ -74,7 +82,7 @@ func (s *strip) work(p *product, w *worker) {
 
 // ticket does what the next ticket says, if there is one.
 func (s *strip) ticket(p *product, w *worker) bool {
-	t, stages := int(s.next.Add(1))-1, p.across*p.deep
+	t, stages := int(s.next.Add(1))-1, p.bands*p.across*p.deep
 	if t < p.pieces {
 		s.pack(p, w, 0, t)
 		return true
@@ -92,17 +100,22 @@ func (s *strip) ticket(p *product, w *worker) bool {
 }
 
 // A stage is the extent of op(B) that it multiplies, and where that is packed: one block of K after the other. The element
-// at depth k of a line begins k times the width from there.
+// at depth k of a line begins k times the width from there. Of C it has some rows.
 type stage struct {
 	extent
-	packed []float32
-	width  int
+	packed    []float32
+	width     int
+	row, rows int
 }
 
 func (s *strip) stage(p *product, number int) stage {
-	j, k := number/p.deep*p.cols, number%p.deep*p.layers*p.depth
+	band, column, layer := number/(p.deep*p.across), number/p.deep%p.across, number%p.deep
+	j, k := column*p.cols, layer*p.layers*p.depth
 	t := stage{extent: extent{s.j + j, max(0, min(p.cols, s.n-j)), k, min(p.layers*p.depth, p.k-k)}}
 	t.width = roundUp(t.n, p.set.tile.b.width)
+	t.row = band * p.bandRows
+	t.rows = max(0, min(p.bandRows, s.m-t.row))
+	t.row += s.i
 	t.packed = s.packed[number%2*packedB:][:packedB]
 	return t
 }
@@ -129,9 +142,9 @@ func (s *strip) multiply(p *product, w *worker, number, index int, packs bool) {
 	await(&s.pieces[number%2], (number/2+1)*p.pieces)
 	await(&s.done[index], number)
 	t := s.stage(p, number)
-	b := block{strip: s, stage: t}
-	b.i, b.rows = shareOf(s.m, index, p.blocks, p.set.tile.a.width)
-	b.i += s.i
+	b := block{strip: s, stage: t, index: index}
+	b.i, b.rows = shareOf(t.rows, index, p.blocks, p.set.tile.a.width)
+	b.i += t.row
 	if packs {
 		next := s.stage(p, number+1)
 		b.fetch[1] = p.b.prefetch(p.b.piece(next.extent, index, p.pieces, p.set.tile.b.width))
@@ -147,6 +160,7 @@ func (s *strip) multiply(p *product, w *worker, number, index int, packs bool) {
 type block struct {
 	strip   *strip
 	stage   stage
+	index   int
 	i, rows int
 	// fetch is what is packed next: op(A), and after the block op(B).
 	fetch [2]prefetch
@@ -159,26 +173,49 @@ func (b *block) multiply(p *product, w *worker) {
 	packed, edge := s.take(tile.a.size(b.rows, p.depth)), s.take(tile.a.width*tile.b.width)
 	steps := partsOf(b.rows, tile.a.width) * partsOf(t.n, tile.b.width)
 	b.fetch[1].spread(steps * partsOf(t.depth, p.depth))
+	c, ldc := b.sums(p)
 	for k := t.k; k < t.k+t.depth; k += p.depth {
 		e := extent{b.i, b.rows, k, min(p.depth, t.k+t.depth-k)}
 		p.a.pack(p.set, &tile.a, packed, e, e.depth, s.free)
 		b.fetch[0] = p.a.prefetch(b.following(p, e))
 		b.fetch[0].spread(steps)
-		c, panels := p.c[b.i*p.ldc+t.i:], t.packed[(k-t.k)*t.width:]
-		tile.multiplyPanels(c, p.ldc, b.rows, t.n, packed, panels, e.depth, p.accumulate || k > 0, edge, &b.fetch)
+		panels := t.packed[(k-t.k)*t.width:]
+		tile.multiplyPanels(c, ldc, b.rows, t.n, packed, panels, e.depth, p.accumulate || k > 0, edge, &b.fetch)
 	}
+	if p.narrow != nil && t.k+t.depth == p.k {
+		for i := range b.rows {
+			p.set.toBFloat16(p.narrow[(b.i+i)*p.ldc+t.i:][:t.n], c[i*ldc:][:t.n])
+		}
+	}
+}
+
+// sums returns where the block's products are added up, and how many elements its rows are apart there: C itself, or memory of
+// the strip, with what is in C where that counts.
+func (b *block) sums(p *product) (c []float32, stride int) {
+	t := &b.stage
+	if p.narrow == nil {
+		return p.c[b.i*p.ldc+t.i:], p.ldc
+	}
+	tiles := partsOf(partsOf(p.bandRows, p.set.tile.a.width), p.blocks) // of the largest block
+	c, stride = b.strip.sums[b.index*tiles*p.set.tile.a.width*(maxCols+32):], t.width
+	if p.accumulate && t.k == 0 {
+		for i := range b.rows {
+			p.set.toFloat32(c[i*stride:][:t.n], p.narrow[(b.i+i)*p.ldc+t.i:][:t.n])
+		}
+	}
+	return c, stride
 }
 
 // following returns the extent of op(A) that the thread is most likely to pack after e: the next block of K, or the next
 // rows, or the first rows at the next stage's k.
 func (b *block) following(p *product, e extent) extent {
-	s, end := b.strip, b.stage.k+b.stage.depth
+	t, end := &b.stage, b.stage.k+b.stage.depth
 	if e.k += p.depth; e.k >= end {
 		e.i, e.k = e.i+e.n, b.stage.k
 	}
-	if e.i >= s.i+s.m {
-		e.i, e.k = s.i, end%p.k
+	if e.i >= t.row+t.rows {
+		e.i, e.k = t.row, end%p.k
 	}
-	e.n, e.depth = min(e.n, s.i+s.m-e.i), min(p.depth, p.k-e.k)
+	e.n, e.depth = min(e.n, t.row+t.rows-e.i), min(p.depth, p.k-e.k)
 	return e
 }

@@ -280,3 +280,37 @@ func TestGenericBits(t *testing.T) {
 		t.Errorf("the bits of the generic set have hash %#x, not %#x", got, want)
 	}
 }
+
+// TestMatMulToBFloat16 multiplies matrices that take several bands of rows, stages of columns and blocks of K.
+func TestMatMulToBFloat16(t *testing.T) {
+	const m, n, k = 1201, 1100, 900
+	for _, threads := range []int{1, 3} {
+		d, s := open(t, "", threads)
+		a, b := strided(t, d, s, noise(m*k, 1, 1), 3, m, k), strided(t, d, s, noise(n*k, 2, 1), 0, n, k)
+		want, rounded, c := strided(t, d, s, make([]float32, m*n), 0, m, n), bfloat16s(t, d, m, n), bfloat16s(t, d, m, n)
+		o := kernels.MatMulOptions{TransB: true}
+		for range 2 {
+			d.MatMul(s, want, a, b, o)
+			d.Cast(s, rounded, want)
+			d.MatMul(s, c, a, b, o)
+			if err := s.Synchronize(); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(bf16(c), bf16(rounded)) {
+				t.Fatalf("%d threads, %+v: the product is not that of float32, rounded", threads, o)
+			}
+			o.Accumulate = true
+			d.Cast(s, want, c) // what the second product is added to
+		}
+	}
+}
+
+// bfloat16s returns a dense BFloat16 tensor.
+func bfloat16s(t *testing.T, d *Device, shape ...int) kernels.Tensor {
+	t.Helper()
+	storage, err := d.Alloc(kernels.NewTensor(nil, 0, device.BFloat16, shape...).Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kernels.NewTensor(storage, 0, device.BFloat16, shape...)
+}

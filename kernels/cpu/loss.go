@@ -19,8 +19,7 @@ func runCrossEntropy(d *Device, c *call) error {
 	if err := checkIDs("labels", i32(c.args[3]), math.MinInt32, c.args[2].Last()); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[2], crossEntropyRows)
-	return nil
+	return d.overRows(c, &c.args[2], crossEntropyRows)
 }
 
 func crossEntropyRows(d *Device, c *call, w *worker, from, to int) {

@@ -17,17 +17,17 @@ func (d *Device) RMSNorm(s device.Stream, y, rstd, x, gamma kernels.Tensor, eps 
 }
 
 func runRMSNorm(d *Device, c *call) error {
-	d.overRows(c, &c.args[2], rmsNormRows)
-	return nil
+	return d.overRows(c, &c.args[2], rmsNormRows)
 }
 
-func rmsNormRows(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[2]
-	n := x.Last()
-	ys, rstd, xs, gamma := f32(*y), f32(c.args[1]), f32(*x), f32(c.args[3])
-	i, end := rowSpan(x, from, to)
+func rmsNormRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[2])
+	rstd, gamma := f32(c.args[1]), f32(c.args[3])
+	i, end := rowSpan(&c.args[2], from, to)
 	for ; i < end; i++ {
-		rstd[i] = d.rmsNormRow(ys[row(y, i):][:n], xs[row(x, i):][:n], gamma, c.f[0])
+		rstd[i] = d.rmsNormRow(y.at(i), x.read(i), gamma, c.f[0])
+		y.store(i)
 	}
 }
 
@@ -40,19 +40,19 @@ func (d *Device) AddRMSNorm(s device.Stream, y, rstd, sum, a, b, gamma kernels.T
 }
 
 func runAddRMSNorm(d *Device, c *call) error {
-	d.overRows(c, &c.args[2], addRMSNormRows)
-	return nil
+	return d.overRows(c, &c.args[2], addRMSNormRows)
 }
 
-func addRMSNormRows(d *Device, c *call, _ *worker, from, to int) {
-	y, sum, a, b := &c.args[0], &c.args[2], &c.args[4], &c.args[5]
-	n := sum.Last()
-	ys, rstd, sums, gamma, as, bs := f32(*y), f32(c.args[1]), f32(*sum), f32(c.args[3]), f32(*a), f32(*b)
-	i, end := rowSpan(sum, from, to)
+func addRMSNormRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, sum, a, b := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[2]), d.rows(&s, &c.args[4]), d.rows(&s, &c.args[5])
+	rstd, gamma := f32(c.args[1]), f32(c.args[3])
+	i, end := rowSpan(&c.args[2], from, to)
 	for ; i < end; i++ {
-		r := sums[row(sum, i):][:n]
-		d.set.add(r, as[row(a, i):][:n], bs[row(b, i):][:n])
-		rstd[i] = d.rmsNormRow(ys[row(y, i):][:n], r, gamma, c.f[0])
+		d.set.add(sum.at(i), a.read(i), b.read(i))
+		sum.store(i)
+		rstd[i] = d.rmsNormRow(y.at(i), sum.read(i), gamma, c.f[0])
+		y.store(i)
 	}
 }
 
@@ -73,24 +73,24 @@ func (d *Device) RMSNormBackwardInput(s device.Stream, dx, dy, x, rstd, gamma, r
 }
 
 func runRMSNormBackwardInput(d *Device, c *call) error {
-	d.overRows(c, &c.args[2], rmsNormBackwardInputRows)
-	return nil
+	return d.overRows(c, &c.args[2], rmsNormBackwardInputRows)
 }
 
-func rmsNormBackwardInputRows(d *Device, c *call, _ *worker, from, to int) {
-	dx, dy, x, residual := &c.args[0], &c.args[1], &c.args[2], &c.args[5]
-	n := x.Last()
-	dxs, dys, xs, rstd, gamma, residuals := f32(*dx), f32(*dy), f32(*x), f32(c.args[3]), f32(c.args[4]), f32(*residual)
-	i, end := rowSpan(x, from, to)
+func rmsNormBackwardInputRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	dx, dy, x, residual := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), d.rows(&s, &c.args[2]), d.rows(&s, &c.args[5])
+	rstd, gamma := f32(c.args[3]), f32(c.args[4])
+	i, end := rowSpan(&c.args[2], from, to)
 	for ; i < end; i++ {
-		dxr, dyr, xr, r := dxs[row(dx, i):][:n], dys[row(dy, i):][:n], xs[row(x, i):][:n], rstd[i]
+		dyr, xr, r := dy.read(i), x.read(i), rstd[i]
 		sum := d.set.dot3(dyr, gamma, xr)
-		k := float32(-float64(r) * float64(r) * float64(r) * float64(sum) / float64(n))
-		if residual.IsZero() {
-			d.set.scaleMulAdd(dxr, dyr, gamma, xr, r, k)
+		k := float32(-float64(r) * float64(r) * float64(r) * float64(sum) / float64(len(xr)))
+		if residual.tensor.IsZero() {
+			d.set.scaleMulAdd(dx.at(i), dyr, gamma, xr, r, k)
 		} else {
-			d.set.addScaleMulAdd(dxr, residuals[row(residual, i):][:n], dyr, gamma, xr, r, k)
+			d.set.addScaleMulAdd(dx.at(i), residual.read(i), dyr, gamma, xr, r, k)
 		}
+		dx.store(i)
 	}
 }
 
@@ -103,8 +103,7 @@ func (d *Device) RMSNormBackwardWeight(s device.Stream, dgamma, dy, x, rstd kern
 }
 
 func runRMSNormBackwardWeight(d *Device, c *call) error {
-	d.overColumns(c, &c.args[1], rmsNormBackwardWeightColumns)
-	return nil
+	return d.overColumns(c, &c.args[1], rmsNormBackwardWeightColumns)
 }
 
 func rmsNormBackwardWeightColumns(d *Device, c *call, w *worker, from, to int) {
@@ -112,10 +111,9 @@ func rmsNormBackwardWeightColumns(d *Device, c *call, w *worker, from, to int) {
 }
 
 // rmsNormWeightTerm is the rowsTerm of dy * x * rstd.
-func rmsNormWeightTerm(d *Device, c *call, sum []float32, first, end, at int) {
-	dy, x := &c.args[1], &c.args[2]
-	dys, xs, rstd := f32(*dy), f32(*x), f32(c.args[3])
+func rmsNormWeightTerm(d *Device, c *call, s scratch, sum []float32, first, end, at int) {
+	dy, x, rstd := d.rows(&s, &c.args[1]), d.rows(&s, &c.args[2]), f32(c.args[3])
 	for i := first; i < end; i++ {
-		d.set.mulAxpy(sum, dys[row(dy, i)+at:][:len(sum)], xs[row(x, i)+at:][:len(sum)], rstd[i])
+		d.set.mulAxpy(sum, dy.part(i, at, len(sum)), x.part(i, at, len(sum)), rstd[i])
 	}
 }

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// scratchBytes is each worker's private memory for packed operands and block results; a strip of MatMul has more.
+// scratchBytes is each worker's private memory for packed operands and block results; a strip of MatMul has more. Pages that
+// nothing is written to take no memory.
 const scratchBytes = 4 << 20
 
 // A worker is one thread of the pool with its scratch memory. Contents do not outlive one call of a body.
@@ -45,14 +46,15 @@ type pool struct {
 func newPool(threads int) (*pool, error) {
 	p := &pool{done: newSignal()}
 	for i := range threads {
-		mem, err := mapMemory(scratchBytes + 4*2*packedB)
+		mem, err := mapMemory(scratchBytes + 4*(2*packedB+sumElements))
 		if err != nil {
 			p.close()
 			return nil, fmt.Errorf("cpu: scratch memory for thread %d: %w", i, err)
 		}
 		w := &worker{index: i, mem: mem, start: newSignal()}
 		memory := unsafe.Slice((*float32)(unsafe.Pointer(&mem[0])), len(mem)/4)
-		w.scratch, w.strip.packed = memory[:scratchBytes/4:scratchBytes/4], memory[scratchBytes/4:]
+		s := scratch{free: memory}
+		w.scratch, w.strip.packed, w.strip.sums = s.take(scratchBytes/4), s.take(2*packedB), s.take(sumElements)
 		p.workers = append(p.workers, w)
 		if i > 0 {
 			go p.help(w)

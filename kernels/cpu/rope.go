@@ -27,13 +27,13 @@ func runRoPE(d *Device, c *call) error {
 			}
 		}
 	}
-	d.parallel(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), ropeRows)
-	return nil
+	return d.overParts(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), ropeRows)
 }
 
-func ropeRows(d *Device, c *call, _ *worker, from, to int) {
-	y, x, cos, sin, positions := &c.args[0], &c.args[1], &c.args[2], &c.args[3], &c.args[4]
-	ys, xs, coss, sins, rows := f32(*y), f32(*x), f32(*cos), f32(*sin), i32(*positions)
+func ropeRows(d *Device, c *call, w *worker, from, to int) {
+	x, cos, sin, positions := &c.args[1], &c.args[2], &c.args[3], &c.args[4]
+	s := w.free()
+	ys, xs, coss, sins, rows := d.rows(&s, &c.args[0]), d.rows(&s, x), f32(*cos), f32(*sin), i32(*positions)
 	T, N, half := x.Shape[1], x.Shape[2], x.Shape[3]/2
 	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
 		b, t := i/T, i%T
@@ -43,8 +43,7 @@ func ropeRows(d *Device, c *call, _ *worker, from, to int) {
 		}
 		cr, sr := coss[p*cos.Stride[0]:][:half], sins[p*sin.Stride[0]:][:half]
 		for n := range N {
-			yr := ys[b*y.Stride[0]+t*y.Stride[1]+n*y.Stride[2]:][:2*half]
-			xr := xs[b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2]:][:2*half]
+			yr, xr := ys.at(i*N+n), xs.read(i*N+n)
 			switch inverse, interleaved := c.flag[0], c.flag[1]; {
 			case interleaved:
 				rotatePairs(yr, xr, cr, sr, inverse)
@@ -53,6 +52,7 @@ func ropeRows(d *Device, c *call, _ *worker, from, to int) {
 			default:
 				d.set.rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
 			}
+			ys.store(i*N + n)
 		}
 	}
 }
@@ -80,20 +80,20 @@ func (d *Device) SumHeads(s device.Stream, y, x kernels.Tensor) {
 
 func runSumHeads(d *Device, c *call) error {
 	x := &c.args[1]
-	d.parallel(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), sumHeadsOfTokens)
-	return nil
+	return d.overParts(c, partsOf(x.Shape[0]*x.Shape[1], ropeTokens(x)), sumHeadsOfTokens)
 }
 
-func sumHeadsOfTokens(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[1]
-	ys, xs := f32(*y), f32(*x)
-	T, N, D := x.Shape[1], x.Shape[2], x.Shape[3]
-	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
-		b, t := i/T, i%T
-		sum, heads := ys[b*y.Stride[0]+t*y.Stride[1]:][:D], xs[b*x.Stride[0]+t*x.Stride[1]:]
-		copy(sum, heads)
+func sumHeadsOfTokens(d *Device, c *call, w *worker, from, to int) {
+	x := &c.args[1]
+	s := w.free()
+	ys, xs := d.rows(&s, &c.args[0]), d.rows(&s, x)
+	N := x.Shape[2]
+	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*x.Shape[1]); i++ {
+		sum := ys.at(i)
+		copy(sum, xs.read(i*N))
 		for n := 1; n < N; n++ {
-			d.set.add(sum, sum, heads[n*x.Stride[2]:][:D])
+			d.set.add(sum, sum, xs.read(i*N+n))
 		}
+		ys.store(i)
 	}
 }

@@ -30,8 +30,7 @@ func (d *Device) Route(s device.Stream, weights, experts, scores, logits, bias k
 }
 
 func runRoute(d *Device, c *call) error {
-	d.overRows(c, &c.args[3], routeRows)
-	return nil
+	return d.overRows(c, &c.args[3], routeRows)
 }
 
 func routeRows(d *Device, c *call, w *worker, from, to int) {
@@ -156,8 +155,7 @@ func runRouteBackward(d *Device, c *call) error {
 	if err := checkIDs("experts", i32(c.args[2]), 0, c.args[3].Last()); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[3], routeBackwardRows)
-	return nil
+	return d.overRows(c, &c.args[3], routeBackwardRows)
 }
 
 func routeBackwardRows(d *Device, c *call, w *worker, from, to int) {

@@ -13,18 +13,18 @@ func (d *Device) SwiGLU(s device.Stream, y, x kernels.Tensor) {
 }
 
 func runSwiGLU(d *Device, c *call) error {
-	d.overRows(c, &c.args[0], swiGLURows)
-	return nil
+	return d.overRows(c, &c.args[0], swiGLURows)
 }
 
-func swiGLURows(d *Device, c *call, _ *worker, from, to int) {
-	y, x := &c.args[0], &c.args[1]
-	ys, xs := f32(*y), f32(*x)
-	n := y.Last()
-	i, end := rowSpan(y, from, to)
+func swiGLURows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1])
+	n := c.args[0].Last()
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		xr := xs[row(x, i):][:2*n]
-		d.set.siluMul(ys[row(y, i):][:n], xr[:n], xr[n:])
+		xr := x.read(i)
+		d.set.siluMul(y.at(i), xr[:n], xr[n:])
+		y.store(i)
 	}
 }
 
@@ -36,17 +36,17 @@ func (d *Device) SwiGLUBackward(s device.Stream, dx, dy, x kernels.Tensor) {
 }
 
 func runSwiGLUBackward(d *Device, c *call) error {
-	d.overRows(c, &c.args[1], swiGLUBackwardRows)
-	return nil
+	return d.overRows(c, &c.args[1], swiGLUBackwardRows)
 }
 
-func swiGLUBackwardRows(d *Device, c *call, _ *worker, from, to int) {
-	dx, dy, x := &c.args[0], &c.args[1], &c.args[2]
-	dxs, dys, xs := f32(*dx), f32(*dy), f32(*x)
-	n := dy.Last()
-	i, end := rowSpan(dy, from, to)
+func swiGLUBackwardRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	dx, dy, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), d.rows(&s, &c.args[2])
+	n := c.args[1].Last()
+	i, end := rowSpan(&c.args[1], from, to)
 	for ; i < end; i++ {
-		dxr, xr := dxs[row(dx, i):][:2*n], xs[row(x, i):][:2*n]
-		d.set.siluMulBackward(dxr[:n], dxr[n:], dys[row(dy, i):][:n], xr[:n], xr[n:])
+		dxr, xr := dx.at(i), x.read(i)
+		d.set.siluMulBackward(dxr[:n], dxr[n:], dy.read(i), xr[:n], xr[n:])
+		dx.store(i)
 	}
 }

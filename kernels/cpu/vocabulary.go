@@ -25,25 +25,22 @@ func runEmbeddingPart(d *Device, c *call) error {
 	if err := checkIDs("ids", i32(c.args[2]), math.MinInt32, whole); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[0], embeddingPartRows)
-	return nil
+	return d.overRows(c, &c.args[0], embeddingPartRows)
 }
 
-func embeddingPartRows(d *Device, c *call, _ *worker, from, to int) {
-	y, weight := &c.args[0], &c.args[1]
-	ys, ids := f32(*y), i32(c.args[2])
+func embeddingPartRows(d *Device, c *call, w *worker, from, to int) {
+	s := w.free()
+	y, weight, ids := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1]), i32(c.args[2])
 	first, _ := c.part()
-	i, end := rowSpan(y, from, to)
+	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
-		out, id := ys[row(y, i):][:y.Last()], int(ids[i])-first
-		switch {
-		case id < 0 || id >= weight.Shape[0]:
+		out, id := y.at(i), int(ids[i])-first
+		if id < 0 || id >= c.args[1].Shape[0] {
 			clear(out)
-		case weight.DType == device.BFloat16:
-			d.set.toFloat32(out, bf16(*weight)[row(weight, id):][:y.Last()])
-		default:
-			copy(out, f32(*weight)[row(weight, id):])
+		} else {
+			copy(out, weight.read(id))
 		}
+		y.store(i)
 	}
 }
 
@@ -60,8 +57,7 @@ func runCrossEntropyPart(d *Device, c *call) error {
 	if err := checkIDs("labels", i32(c.args[2]), math.MinInt32, whole); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[1], crossEntropyPartRows)
-	return nil
+	return d.overRows(c, &c.args[1], crossEntropyPartRows)
 }
 
 func crossEntropyPartRows(d *Device, c *call, w *worker, from, to int) {
@@ -98,8 +94,7 @@ func runCrossEntropyMerge(d *Device, c *call) error {
 	if err := checkIDs("labels", i32(c.args[3]), math.MinInt32, whole); err != nil {
 		return err
 	}
-	d.overRows(c, &c.args[2], crossEntropyMergeRows)
-	return nil
+	return d.overRows(c, &c.args[2], crossEntropyMergeRows)
 }
 
 func crossEntropyMergeRows(d *Device, c *call, w *worker, from, to int) {

@@ -183,8 +183,9 @@ type Train struct {
 	MicroBatchSize int `toml:"micro_batch_size" range:"[1,16777216]"`
 	// Gradients are scaled down to this global L2 norm where they exceed it. 0: no clipping.
 	ClipGradNorm float64 `toml:"clip_grad_norm" range:"[0,)"`
-	// Type of weights, activations and gradients.
-	DType string `toml:"dtype" values:"float32" later:"bfloat16"`
+	// Type of activations and of their gradients. `bfloat16` takes less memory; weights, their gradients and the optimizer's state
+	// are float32 all the same, and so are statistics, routers and the loss. The trained model is then written in bfloat16.
+	DType string `toml:"dtype" values:"float32,bfloat16"`
 	// What multiplies the loss of multi-token prediction, the mean over the model's num_nextn_predict_layers modules: each predicts
 	// one token further than the one before. Modules that the weights do not have begin at random. 0: the modules are neither
 	// built nor needed.
@@ -453,6 +454,14 @@ func (c *Config) Tuning() model.Tuning {
 		}
 	}
 	return t
+}
+
+// Activations returns the type of activations and of their gradients.
+func (t Train) Activations() device.DType {
+	if t.DType == "bfloat16" {
+		return device.BFloat16
+	}
+	return device.Float32
 }
 
 // Schedule returns the learning rate's schedule: of [lr_schedule] what its type has a use for.

@@ -119,7 +119,7 @@ max_position_embeddings = 1024
 		b.Fatal(err)
 	}
 	t, err := New(layout, Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
-		SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
+		SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -70,9 +70,13 @@ func (t *Trainer) outputs(trained bool) (list []output) {
 
 // write writes weights as a directory.
 func (t *Trainer) write(dir string, weights *checkpoint.Weights) error {
+	whole := model.New(t.Config.Architecture, model.Partition{})
+	if err := whole.Tune(t.Config.Tuning()); err != nil {
+		return err
+	}
 	var tensors []safetensors.Tensor
-	for _, name := range weights.Names() {
-		tensor, err := weights.Tensor(name, "")
+	for _, p := range whole.Parameters {
+		tensor, err := weights.Tensor(p.Name, t.writtenAs(p))
 		if err != nil {
 			return err
 		}
@@ -81,18 +85,29 @@ func (t *Trainer) write(dir string, weights *checkpoint.Weights) error {
 	if t.Config.LoRA.Rank > 0 {
 		return t.writeAdapter(dir, tensors)
 	}
-	frozen, closeSource, err := t.frozen()
+	frozen, closeSource, err := t.frozen(whole)
 	if err != nil {
 		return err
 	}
 	return errors.Join(t.writeModel(dir, append(tensors, frozen...)), closeSource())
 }
 
+// writtenAs returns the type that a parameter is written in. A model that was trained in bfloat16 is written so: that is what it is
+// going to be used in, and what was trained, in float32, is in the checkpoints. But for two things: adapters, which PEFT keeps in
+// float32 beside a model of any type, and what no gradient trains, the correction of a router's scores, for which
+// Transformers does.
+func (t *Trainer) writtenAs(p *model.Parameter) safetensors.DType {
+	if t.Config.Train.Activations() == device.BFloat16 && t.Config.LoRA.Rank == 0 && !p.Untrained {
+		return safetensors.BF16
+	}
+	return safetensors.F32
+}
+
 // frozen lists the parameters that are not trained, of the whole model. They are in no checkpoint: their values come from where they
 // came from at first.
-func (t *Trainer) frozen() (list []safetensors.Tensor, closeSource func() error, err error) {
+func (t *Trainer) frozen(whole *model.Model) (list []safetensors.Tensor, closeSource func() error, err error) {
 	closeSource = func() error { return nil }
-	if len(t.Model.Frozen) == 0 {
+	if len(whole.Frozen) == 0 {
 		return nil, closeSource, nil
 	}
 	pretrained, err := t.pretrained()
@@ -103,20 +118,22 @@ func (t *Trainer) frozen() (list []safetensors.Tensor, closeSource func() error,
 	if pretrained != nil {
 		src, closeSource = pretrained, pretrained.Close
 	}
-	whole := model.New(t.Config.Architecture, model.Partition{})
-	if err := whole.Tune(t.Config.Tuning()); err != nil {
-		return nil, nil, errors.Join(err, closeSource())
-	}
 	for _, p := range whole.Frozen {
 		initial := whole.Initial(p, src, t.Config.Run.Seed)
-		list = append(list, safetensors.Tensor{Name: p.Name, DType: safetensors.F32, Shape: p.Shape, Data: func(w io.Writer) error {
+		dtype := t.writtenAs(p)
+		list = append(list, safetensors.Tensor{Name: p.Name, DType: dtype, Shape: p.Shape, Data: func(w io.Writer) error {
 			values := make([]float32, min(p.Len(), pieceBytes/4))
+			bytes := make([]byte, len(values)*dtype.Bits()/8)
 			for first := 0; first < p.Len(); first += len(values) {
 				values = values[:min(len(values), p.Len()-first)]
 				if err := initial(first, values); err != nil {
 					return err
 				}
-				if _, err := w.Write(device.BytesOf(values)); err != nil {
+				bytes = bytes[:len(values)*dtype.Bits()/8]
+				if err := safetensors.FromFloat32(bytes, values, dtype); err != nil {
+					return err
+				}
+				if _, err := w.Write(bytes); err != nil {
 					return err
 				}
 			}
@@ -127,7 +144,7 @@ func (t *Trainer) frozen() (list []safetensors.Tensor, closeSource func() error,
 }
 
 func (t *Trainer) writeModel(dir string, tensors []safetensors.Tensor) error {
-	m := checkpoint.Model{Config: t.Config.Architecture.JSON("float32"), Tensors: tensors, Files: map[string][]byte{}}
+	m := checkpoint.Model{Config: t.Config.Architecture.JSON(t.Config.Train.DType), Tensors: tensors, Files: map[string][]byte{}}
 	if t.Config.Tokenizer != nil {
 		var err error
 		if m.Files, err = t.Config.Tokenizer.Files(); err != nil {

@@ -119,7 +119,7 @@ func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kerne
 	if err := train.PrepareData(t.Context(), c, load, nil); err != nil {
 		t.Fatal(err)
 	}
-	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64,
+	tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: s, World: world, SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64,
 		Sink: sink, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -131,17 +131,23 @@ func runAlone(t *testing.T, c *config.Config, load config.LoadOptions, dev kerne
 	return sink
 }
 
-// checkCurve holds a run against the reference's of the given name.
-func checkCurve(t *testing.T, name string, got []monitor.Step) {
+// readCurve reads the reference of the given name.
+func readCurve(t *testing.T, name string) (c curve) {
 	t.Helper()
 	text, err := os.ReadFile("testdata/golden/" + name + ".json")
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want curve
-	if err := json.Unmarshal(text, &want); err != nil {
-		t.Fatal(err)
-	}
+	return c
+}
+
+// checkCurve holds a run against the reference's of the given name.
+func checkCurve(t *testing.T, name string, got []monitor.Step) {
+	t.Helper()
+	want := readCurve(t, name)
 	if len(got) != len(want.Steps) {
 		t.Fatalf("%d steps, want %d", len(got), len(want.Steps))
 	}

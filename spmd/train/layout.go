@@ -191,7 +191,7 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
 		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: to.reduce,
-	}, model.Memory{DType: device.Float32, Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: c.MoE.DispatchFactor})
+	}, model.Memory{DType: c.Train.Activations(), Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: c.MoE.DispatchFactor})
 	return p, err
 }
 

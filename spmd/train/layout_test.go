@@ -88,7 +88,7 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 			return err
 		}
 		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: stream, World: world,
-			SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Sink: sink, Log: quiet})
+			SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Sink: sink, Log: quiet})
 		if err != nil {
 			return err
 		}
@@ -257,7 +257,7 @@ func TestResumeRefusesOtherNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = train.New(layout, train.Options{Load: load, Device: dev, Stream: dev.NewInlineStream("compute"), World: world,
-		SumFloat32: cpu.SumFloat32, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
+		SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Log: slog.New(slog.DiscardHandler)})
 	var wrong *train.ConfigurationError
 	if !errors.As(err, &wrong) {
 		t.Fatalf("got %v, want a configuration error", err)

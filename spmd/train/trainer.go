@@ -27,8 +27,9 @@ type Options struct {
 	// Stream runs the rank's computation.
 	Stream device.Stream
 	World  *collective.World
-	// SumFloat32 folds float32 gradients, SumFloat64 whole numbers, see collective.Reduction.
-	SumFloat32, SumFloat64 func(dst, src [][]byte)
+	// SumFloat32 folds float32 gradients and activations, SumBFloat16 activations, SumFloat64 whole numbers, see
+	// collective.Reduction.
+	SumFloat32, SumBFloat16, SumFloat64 func(dst, src [][]byte)
 	// Sink receives the record of each step, on rank 0.
 	Sink monitor.Sink
 	Log  *slog.Logger
@@ -166,7 +167,7 @@ func (t *Trainer) allocate() error {
 		return err
 	}
 	if t.Mesh.Size(mesh.Tensor) > 1 {
-		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.sum
+		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.activationSum()
 	}
 	t.placed.context.Expert = t.experts
 	if err := t.openContextGroups(); err != nil {
@@ -174,6 +175,14 @@ func (t *Trainer) allocate() error {
 	}
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin, t.tablePositions())
 	return t.Model.Bind(t.placed.weights, t.placed.frozen)
+}
+
+// activationSum adds up activations.
+func (t *Trainer) activationSum() collective.Reduction {
+	if t.Config.Train.Activations() == device.BFloat16 {
+		return collective.Reduction{DType: device.BFloat16, Fold: t.SumBFloat16}
+	}
+	return t.sum
 }
 
 // allocateExchanged takes the memory that ranks exchange: as much on all of them as the one takes that takes most.
