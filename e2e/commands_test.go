@@ -20,6 +20,12 @@ func TestModel(t *testing.T) {
 	if !strings.HasPrefix(text, "the ") || len(text) < 10 {
 		t.Errorf("generate wrote %q", text)
 	}
+	for _, source := range []string{"out", "out/checkpoints/latest"} { // the trained model, whichever way it is named
+		same := w.spmd("generate", source, "--prompt", "the ", "--tokens", "60", "--seed", "7").expect(0).out.String()
+		if same != text {
+			t.Errorf("generate wrote %q from %s, and %q from the model", same, source, text)
+		}
+	}
 	if again := generate("--seed", "7", "--threads", "2"); again != text {
 		t.Errorf("the same seed gave %q and %q", text, again)
 	}
@@ -132,10 +138,11 @@ func TestExitStatus(t *testing.T) {
 		{programs.spmd, "run.toml train.steps", 2, "train.steps"},
 		{programs.spmd, "check", 2, "usage"},
 		{programs.spmd, "check run.toml --fast", 2, "--fast"},
-		{programs.spmd, "generate", 2, "model directory"},
+		{programs.spmd, "generate", 2, "wants a model"},
 		{programs.spmd, "generate absent --tokens 0", 2, "--tokens"},
 		{programs.spmd, "generate absent --top-p 1.1", 2, "--top-p"},
-		{programs.spmd, "generate absent --prompt a", 1, "absent"},
+		{programs.spmd, "generate absent --prompt a", 2, "absent: no such file or directory; give a checkpoint"},
+		{programs.spmd, "generate text --prompt a", 2, "checkpoint text"},
 		{programs.spmd, "export --help", 0, "SOURCE is a checkpoint"},
 		{programs.launch, "--help", 0, "launch -n N"},
 		{programs.launch, "", 2, "-n N"},

@@ -46,7 +46,7 @@ func TestLoRA(t *testing.T) {
 		t.Errorf("--base changed nothing of %q", based)
 	}
 	w.spmd("generate", "merged", "--base", "base/model").expect(2).says("is no adapter")
-	w.spmd("generate", "adapter", "--base", "absent").expect(1).says("--base DIR")
+	w.spmd("generate", "adapter", "--base", "absent").expect(2).says("--base DIR")
 	// The merged model has the loss of the model with its adapter, but for the rounding of the sum.
 	w.write("evaluate.toml", "[run]\nmode = \"evaluate\"\n[data]"+rest)
 	evaluate := func(out string, overrides ...string) float64 {

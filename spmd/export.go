@@ -134,7 +134,7 @@ func (p *program) export(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	source, err := p.openSource(o)
+	source, err := p.openSource(sourceOptions{path: o.source, base: o.base, merge: o.merge, average: o.ema})
 	if err != nil {
 		return &usageError{err.Error()}
 	}
@@ -153,7 +153,7 @@ func (p *program) export(args []string) (err error) {
 }
 
 // write writes the source as the options say, and returns the tensors.
-func (s *exportSource) write(o exportOptions) (written []safetensors.Tensor, err error) {
+func (s *modelSource) write(o exportOptions) (written []safetensors.Tensor, err error) {
 	if s.adapter != nil && !o.merge {
 		if o.format != "huggingface" || o.optimizer {
 			return nil, &usageError{fmt.Sprintf("%s holds an adapter, which goes to PEFT's format without the optimizer's state; leave --format and --optimizer out, or merge it with --merge", s.what)}
@@ -187,7 +187,7 @@ func occupied(err error) error {
 }
 
 // model returns what is to be written.
-func (s *exportSource) model(o exportOptions) (checkpoint.Model, error) {
+func (s *modelSource) model(o exportOptions) (checkpoint.Model, error) {
 	if s.adapter == nil && o.merge {
 		return checkpoint.Model{}, fmt.Errorf("%s has no LoRA adapter; leave --merge out", s.what)
 	}

@@ -15,14 +15,14 @@ import (
 	"lockstep/spmd/checkpoint/safetensors"
 )
 
-// An exportAdapter is a LoRA adapter that is to be exported, from a PEFT directory or a checkpoint.
-type exportAdapter struct {
+// An loraAdapter is a LoRA adapter that is to be exported, from a PEFT directory or a checkpoint.
+type loraAdapter struct {
 	config  checkpoint.AdapterConfig
 	weights *checkpoint.Weights
 }
 
 // openAdapter opens a PEFT adapter, and the model that it belongs to.
-func (s *exportSource) openAdapter(dir string) error {
+func (s *modelSource) openAdapter(dir string) error {
 	if !s.merge {
 		return fmt.Errorf("%s is an adapter already; add --merge to merge it into its model", dir)
 	}
@@ -30,13 +30,13 @@ func (s *exportSource) openAdapter(dir string) error {
 	if err != nil {
 		return err
 	}
-	s.what, s.adapter, s.closers = dir, &exportAdapter{a.Config, a.Weights}, append(s.closers, a.Weights)
+	s.what, s.adapter, s.closers = dir, &loraAdapter{a.Config, a.Weights}, append(s.closers, a.Weights)
 	return s.openBase(a.Config.BaseModel)
 }
 
 // openBase opens the model that an adapter or a part of a model belongs to: what the command line says, else dir. An adapter that
 // is not merged does without.
-func (s *exportSource) openBase(dir string) error {
+func (s *modelSource) openBase(dir string) error {
 	if s.adapter != nil && !s.merge {
 		return nil
 	}
@@ -52,7 +52,7 @@ func (s *exportSource) openBase(dir string) error {
 }
 
 // check makes sure that each module of the adapter is a matrix of the model, and has both of its own.
-func (a *exportAdapter) check(base *checkpoint.Weights) error {
+func (a *loraAdapter) check(base *checkpoint.Weights) error {
 	for _, name := range a.weights.Names() {
 		module := strings.TrimSuffix(strings.TrimSuffix(name, checkpoint.LoRAA), checkpoint.LoRAB)
 		shape, ok := base.Shape(module + ".weight")
@@ -72,7 +72,7 @@ const mergeBytes = 16 << 20
 
 // merge replaces the tensors of the model that the adapter changes by ones that add scale x B A, computed in float32, when they
 // are written. close frees what that takes.
-func (a *exportAdapter) merge(base *checkpoint.Weights, tensors []safetensors.Tensor) (close func() error, err error) {
+func (a *loraAdapter) merge(base *checkpoint.Weights, tensors []safetensors.Tensor) (close func() error, err error) {
 	dev, err := cpu.New(cpu.Options{Threads: runtime.NumCPU()})
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (a *exportAdapter) merge(base *checkpoint.Weights, tensors []safetensors.Te
 }
 
 // write writes one merged matrix.
-func (a *exportAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream, base *checkpoint.Weights, module string, t safetensors.Tensor) (err error) {
+func (a *loraAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream, base *checkpoint.Weights, module string, t safetensors.Tensor) (err error) {
 	out, in, rank := t.Shape[0], t.Shape[1], a.config.Rank
 	chunk := min(out, max(1, mergeBytes/(4*in)))
 	var arena kernels.Arena
@@ -140,7 +140,7 @@ func (a *exportAdapter) write(w io.Writer, dev *cpu.Device, stream device.Stream
 }
 
 // save writes the adapter as a PEFT directory, with elements of type d, "" for their own.
-func (a *exportAdapter) save(dir string, d safetensors.DType) ([]safetensors.Tensor, error) {
+func (a *loraAdapter) save(dir string, d safetensors.DType) ([]safetensors.Tensor, error) {
 	list, err := tensors(a.weights, "", d)
 	if err != nil {
 		return nil, err

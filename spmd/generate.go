@@ -8,15 +8,15 @@ import (
 	"runtime"
 
 	"lockstep/kernels/cpu"
-	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/generate"
 )
 
-const generateUsage = `usage: spmd generate MODEL_DIR --prompt TEXT [options]
-       spmd generate MODEL_DIR --chat --prompt TEXT | --messages FILE [options]
+const generateUsage = `usage: spmd generate MODEL --prompt TEXT [options]
+       spmd generate MODEL --chat --prompt TEXT | --messages FILE [options]
 
-MODEL_DIR is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run, or a LoRA adapter as PEFT has
-it, such as OUTPUT_DIR/adapter.
+MODEL is a Hugging Face directory with its tokenizer.json, such as OUTPUT_DIR/model of a run, a LoRA adapter as PEFT has it, such as
+OUTPUT_DIR/adapter, a checkpoint (RUN/checkpoints/step-00000100 or RUN/checkpoints/latest), or the output directory of a run, whose
+newest sound checkpoint is taken.
 
   --prompt TEXT        the text to go on from (empty: from the start of a document)
   --chat               the prompt is what a user says to the model: it goes through the model's chat template
@@ -63,13 +63,13 @@ func (p *program) parseGenerate(args []string) (o generateOptions, err error) {
 			break
 		}
 		if o.dir != "" {
-			return o, &usageError{fmt.Sprintf("%s and %s: give one model directory", o.dir, args[0])}
+			return o, &usageError{fmt.Sprintf("%s and %s: give one model", o.dir, args[0])}
 		}
 		o.dir, args = args[0], args[1:]
 	}
 	switch s := o.sampling; {
 	case o.dir == "":
-		return o, &usageError{"generate wants a model directory; see spmd generate --help"}
+		return o, &usageError{"generate wants a model; see spmd generate --help"}
 	case s.Tokens < 1, s.TopK < 0, o.threads < 0:
 		return o, &usageError{"--tokens wants a positive number, --top-k and --threads none below 0"}
 	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
@@ -90,20 +90,23 @@ func (p *program) generate(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	source, err := openGenerateSource(o.dir, o.base)
+	source, err := p.openGenerateSource(o.dir, o.base)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	tok, err := tokenizer.Open(source.dir)
+	tok, dir, err := source.tokenizer()
 	if err != nil {
-		return source.explain(err)
-	}
-	o.sampling.EOD, o.sampling.Vocabulary = tok.EOD(), tok.VocabSize()
-	if o.sampling.Stop, err = generate.StopTokens(source.dir); err != nil {
 		return err
 	}
-	tokens, err := o.prompt.tokens(source.dir, tok)
+	o.sampling.EOD, o.sampling.Vocabulary = tok.EOD(), tok.VocabSize()
+	if o.sampling.Stop, err = generate.StopTokens(dir); err != nil {
+		return err
+	}
+	if o.prompt.template == "" && source.run != "" {
+		o.prompt.template = source.settings().Data.ChatTemplate
+	}
+	tokens, err := o.prompt.tokens(dir, tok)
 	if err != nil {
 		return err
 	}
@@ -118,7 +121,7 @@ func (p *program) generate(args []string) (err error) {
 	stream := dev.NewInlineStream("compute")
 	m, err := source.load(dev, stream)
 	if err != nil {
-		return source.explain(err)
+		return err
 	}
 	if !o.prompt.chat {
 		fmt.Fprint(p.stdout, o.prompt.text)

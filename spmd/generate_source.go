@@ -4,81 +4,57 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
-	"lockstep/spmd/checkpoint"
+	"lockstep/spmd/data/tokenizer"
 	"lockstep/spmd/model"
 )
 
-// A generateSource is what spmd generate samples from.
-type generateSource struct {
-	dir     string              // of the model
-	given   string              // what the command line says
-	adapter *checkpoint.Adapter // nil: there is none
-}
-
-// openGenerateSource finds the model in dir or, where dir is an adapter, the model that it belongs to: base, else the one that the
-// adapter names.
-func openGenerateSource(dir, base string) (*generateSource, error) {
-	found := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
-	if found("config.json") || !found("adapter_config.json") {
-		if base != "" {
-			return nil, &usageError{dir + " is no adapter; leave --base out"}
-		}
-		return &generateSource{dir: dir, given: dir}, nil
-	}
-	a, err := checkpoint.OpenAdapter(dir)
+// openGenerateSource opens what spmd generate samples from.
+func (p *program) openGenerateSource(path, base string) (*modelSource, error) {
+	s, err := p.openSource(sourceOptions{path: path, base: base, merge: true})
 	if err != nil {
-		return nil, err
+		return nil, &usageError{err.Error()}
 	}
-	s := &generateSource{dir: cmp.Or(base, a.Config.BaseModel), given: dir, adapter: a}
-	if s.dir == "" {
-		return nil, errors.Join(&usageError{dir + " does not say which model it belongs to; name its directory with --base DIR"}, a.Close())
+	if base != "" && s.dir != base { // only what belongs to a model opens one
+		return nil, errors.Join(&usageError{path + " is no adapter; leave --base out"}, s.Close())
 	}
 	return s, nil
 }
 
-// explain adds to an error that came up with the model of an adapter how another one is given.
-func (s *generateSource) explain(err error) error {
-	if s.adapter == nil {
-		return err
+// tokenizer opens the tokenizer of the model, and returns the directory where its chat template and the tokens that end a text are,
+// "" where there is none.
+func (s *modelSource) tokenizer() (t tokenizer.Tokenizer, dir string, err error) {
+	if dir = s.dir; s.run != "" {
+		c := s.settings()
+		if c.Data.Tokenizer == "bytes" {
+			return tokenizer.Bytes{}, c.Model.Path, nil
+		}
+		if dir = cmp.Or(c.Data.Tokenizer, c.Model.Path); dir == "" {
+			return nil, "", fmt.Errorf("%s does not say with which tokenizer it was trained; export it with --tokenizer DIR, and generate from that", s.what)
+		}
 	}
-	return fmt.Errorf("the model of %s: %w; name its directory with --base DIR", s.given, err)
+	t, err = tokenizer.Open(dir)
+	return t, dir, err
 }
 
 // load reads the model into the device's memory.
-func (s *generateSource) load(dev kernels.Device, stream device.Stream) (*model.Model, error) {
-	c, problems := model.ReadConfig(s.dir, nil)
-	if len(problems) > 0 {
-		errs := make([]error, len(problems))
-		for i, problem := range problems {
-			errs[i] = errors.New(problem.String())
-		}
-		return nil, errors.Join(errs...)
-	}
-	weights, err := checkpoint.OpenWeights(s.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer weights.Close()
-	m := model.New(c, model.Partition{})
-	if _, err := m.CheckWeights(weights); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.dir, err)
-	}
+func (s *modelSource) load(dev kernels.Device, stream device.Stream) (*model.Model, error) {
+	c := *s.config
+	c.PredictionLossWeight = 0 // what predicts further tokens is of no use here
+	m := model.New(&c, model.Partition{})
 	if err := s.adapt(m); err != nil {
 		return nil, err
 	}
 	if err := bind(m, dev); err != nil {
 		return nil, err
 	}
-	if err := m.Initialize(dev, stream, weights, 0); err != nil {
+	if err := m.Initialize(dev, stream, s.weights, 0); err != nil {
 		return nil, err
 	}
 	if s.adapter != nil {
-		if err := m.InitializeAdapter(dev, stream, s.adapter); err != nil {
+		if err := m.InitializeAdapter(dev, stream, s.adapter.weights); err != nil {
 			return nil, err
 		}
 	}
@@ -86,16 +62,16 @@ func (s *generateSource) load(dev kernels.Device, stream device.Stream) (*model.
 }
 
 // adapt gives the model the adapters that there are.
-func (s *generateSource) adapt(m *model.Model) error {
+func (s *modelSource) adapt(m *model.Model) error {
 	if s.adapter == nil {
 		return nil
 	}
-	a := s.adapter.Config
+	a := s.adapter.config
 	err := m.Tune(model.Tuning{LoRA: &model.LoRA{Rank: a.Rank, Alpha: a.Alpha, RSLoRA: a.RSLoRA, Targets: a.TargetModules}})
 	if err != nil {
 		return err
 	}
-	return m.CheckAdapter(s.adapter)
+	return m.CheckAdapter(s.adapter.weights)
 }
 
 // bind allocates the memory of a model's weights.
@@ -110,12 +86,4 @@ func bind(m *model.Model, dev kernels.Device) error {
 		return err
 	}
 	return m.Bind(place(kernels.NewArena(storage)))
-}
-
-// Close releases what is mapped.
-func (s *generateSource) Close() error {
-	if s.adapter == nil {
-		return nil
-	}
-	return s.adapter.Close()
 }

@@ -26,9 +26,9 @@ const (
 // GenerationConfigName is the file of a model directory that says how text is generated, such as with which tokens it ends.
 const GenerationConfigName = "generation_config.json"
 
-// ReadGenerationConfig returns the generation_config.json of the model directory dir, nil where there is none.
-func ReadGenerationConfig(dir string) ([]byte, error) {
-	text, err := readSmall(filepath.Join(dir, GenerationConfigName), maxConfigBytes)
+// ReadConfig returns a JSON file of the model directory dir, such as GenerationConfigName, nil where there is none.
+func ReadConfig(dir, name string) ([]byte, error) {
+	text, err := readSmall(filepath.Join(dir, name), maxConfigBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -2,30 +2,31 @@ package generate
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
+
+	"lockstep/spmd/checkpoint"
 )
 
 // StopTokens returns the tokens that end a text by eos_token_id of generation_config.json in the model directory dir, or else of
-// config.json: none, one, or several, as models that chat have.
+// config.json: none, one, or several, as models that chat have. A dir of "" has none.
 func StopTokens(dir string) ([]int32, error) {
-	for _, name := range []string{"generation_config.json", "config.json"} {
-		path := filepath.Join(dir, name)
-		content, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	if dir == "" {
+		return nil, nil
+	}
+	for _, name := range []string{checkpoint.GenerationConfigName, "config.json"} {
+		content, err := checkpoint.ReadConfig(dir, name)
 		if err != nil {
 			return nil, err
+		}
+		if content == nil {
+			continue
 		}
 		var config struct {
 			EOS *idOrIDs `json:"eos_token_id"`
 		}
 		if err := json.Unmarshal(content, &config); err != nil {
-			return nil, fmt.Errorf("%s: %w; eos_token_id is an id or a list of ids", path, err)
+			return nil, fmt.Errorf("%s: %w; eos_token_id is an id or a list of ids", filepath.Join(dir, name), err)
 		}
 		if config.EOS != nil {
 			return *config.EOS, nil

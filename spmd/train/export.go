@@ -155,7 +155,7 @@ func (t *Trainer) writeModel(dir string, tensors []safetensors.Tensor) error {
 		m.Files[tokenizer.ChatTemplateName] = []byte(t.Config.Chat.Template())
 	}
 	if source := t.Config.Model.Path; source != "" {
-		generation, err := checkpoint.ReadGenerationConfig(source)
+		generation, err := checkpoint.ReadConfig(source, checkpoint.GenerationConfigName)
 		if err != nil {
 			return err
 		}

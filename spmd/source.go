@@ -20,31 +20,35 @@ import (
 	"lockstep/spmd/train"
 )
 
-// An exportSource is what spmd export reads.
-type exportSource struct {
+// A modelSource is what spmd export and spmd generate read: a model, wherever it is.
+type modelSource struct {
+	sourceOptions
 	what    string // for people: the checkpoint or the directory
 	config  *model.Config
 	weights *checkpoint.Weights
 	moments map[string]*checkpoint.Weights // the optimizer's state by its prefix, nil where there is none
 
-	adapter *exportAdapter // a LoRA adapter of the weights, nil where there is none
+	adapter *loraAdapter // a LoRA adapter of the weights, nil where there is none
 
 	run    string // the output directory of the run that a checkpoint belongs to, "" for a model directory
 	dir    string // the model directory
 	loaded *checkpoint.Loaded
-	base   string
-	merge  bool
-
-	average bool // the average of a checkpoint's weights is wanted
 
 	closers []io.Closer
 }
 
-// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter. --base is the model that an adapter,
-// or a checkpoint of a part of a model, belongs to; "" leaves it to what the source says. It is opened where it is needed, for
-// an adapter only to merge it.
-func (p *program) openSource(o exportOptions) (*exportSource, error) {
-	path := o.source
+// sourceOptions say what is wanted of a source.
+type sourceOptions struct {
+	path    string
+	base    string // the model that an adapter, or a checkpoint of a part of a model, belongs to; "" leaves it to what the source says
+	merge   bool   // the model that an adapter belongs to is wanted, too
+	average bool   // the average of a checkpoint's weights is wanted
+}
+
+// openSource opens a checkpoint, the newest one of a run, a model directory, or an adapter. The model that an adapter belongs to
+// is opened where it is wanted.
+func (p *program) openSource(o sourceOptions) (*modelSource, error) {
+	path := o.path
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; give a checkpoint, the output directory of a run, or a model directory", err)
@@ -56,7 +60,7 @@ func (p *program) openSource(o exportOptions) (*exportSource, error) {
 		}
 		path = filepath.Join(filepath.Dir(path), strings.TrimSpace(string(name)))
 	}
-	s := &exportSource{base: o.base, merge: o.merge, average: o.ema}
+	s := &modelSource{sourceOptions: o}
 	log := slog.New(newConsoleHandler(p.stderr))
 	switch found := func(name string) bool { _, err := os.Stat(filepath.Join(path, name)); return err == nil }; {
 	case found("config.json"):
@@ -85,7 +89,7 @@ func (p *program) openSource(o exportOptions) (*exportSource, error) {
 }
 
 // openModel opens a model directory.
-func (s *exportSource) openModel(dir string) (err error) {
+func (s *modelSource) openModel(dir string) (err error) {
 	c, problems := model.ReadConfig(dir, nil)
 	for _, p := range problems {
 		err = errors.Join(err, errors.New(p.String()))
@@ -102,7 +106,7 @@ func (s *exportSource) openModel(dir string) (err error) {
 }
 
 // check makes sure that the weights are those of the model.
-func (s *exportSource) check() error {
+func (s *modelSource) check() error {
 	if s.weights == nil { // an adapter alone
 		return nil
 	}
@@ -117,7 +121,7 @@ func (s *exportSource) check() error {
 }
 
 // openCheckpoint takes the model and its state out of a checkpoint of the run in the output directory run.
-func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loaded, error)) (err error) {
+func (s *modelSource) openCheckpoint(run string, load func() (*checkpoint.Loaded, error)) (err error) {
 	if s.loaded, err = load(); err != nil {
 		return err
 	}
@@ -148,7 +152,7 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 		return err
 	case isAdapter:
 		adapter.BaseModel = s.settings().Model.Path
-		s.adapter = &exportAdapter{adapter, weights}
+		s.adapter = &loraAdapter{adapter, weights}
 		return s.openBase(adapter.BaseModel)
 	case train.Partial(s.loaded.Record):
 		if err := s.openBase(s.settings().Model.Path); err != nil {
@@ -162,7 +166,7 @@ func (s *exportSource) openCheckpoint(run string, load func() (*checkpoint.Loade
 }
 
 // noAverage says that the source has no average of its weights.
-func (s *exportSource) noAverage() error {
+func (s *modelSource) noAverage() error {
 	return fmt.Errorf("%s has no average of the weights; give a checkpoint of a run with optimizer.ema_decay, or leave --ema out", s.what)
 }
 
@@ -176,7 +180,7 @@ type runSettings struct {
 }
 
 // settings reads those of the run that a checkpoint belongs to. The run may have been moved, or be gone: then they are empty.
-func (s *exportSource) settings() (c runSettings) {
+func (s *modelSource) settings() (c runSettings) {
 	text, err := os.ReadFile(filepath.Join(s.run, "config.resolved.toml"))
 	if err == nil {
 		err = toml.Unmarshal(text, &c)
@@ -188,7 +192,7 @@ func (s *exportSource) settings() (c runSettings) {
 }
 
 // Close releases what is mapped.
-func (s *exportSource) Close() error {
+func (s *modelSource) Close() error {
 	var err error
 	for _, c := range s.closers {
 		err = errors.Join(err, c.Close())
@@ -217,7 +221,7 @@ func readCompanion(path string) ([]byte, error) {
 
 // files returns the files to write beside the weights: the tokenizer's, from tokenizerDir where it is given, the chat template that
 // a run was told to take, and the model's generation_config.json.
-func (s *exportSource) files(tokenizerDir string) (map[string][]byte, error) {
+func (s *modelSource) files(tokenizerDir string) (map[string][]byte, error) {
 	files, err := s.tokenizerFiles(tokenizerDir)
 	if err != nil {
 		return nil, err
@@ -231,7 +235,7 @@ func (s *exportSource) files(tokenizerDir string) (map[string][]byte, error) {
 		}
 	}
 	if dir := cmp.Or(s.dir, s.settings().Model.Path); dir != "" {
-		generation, err := checkpoint.ReadGenerationConfig(dir)
+		generation, err := checkpoint.ReadConfig(dir, checkpoint.GenerationConfigName)
 		if err != nil {
 			return nil, err
 		}
@@ -243,7 +247,7 @@ func (s *exportSource) files(tokenizerDir string) (map[string][]byte, error) {
 }
 
 // tokenizerFiles returns the tokenizer's files: those in dir, where it is given, else those of the source.
-func (s *exportSource) tokenizerFiles(dir string) (map[string][]byte, error) {
+func (s *modelSource) tokenizerFiles(dir string) (map[string][]byte, error) {
 	if dir == "" && s.run != "" {
 		c := s.settings()
 		if c.Data.Tokenizer == "bytes" {
