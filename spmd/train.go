@@ -20,6 +20,7 @@ import (
 	"lockstep/kernels/device"
 	"lockstep/spmd/config"
 	"lockstep/spmd/generate"
+	"lockstep/spmd/model"
 	"lockstep/spmd/monitor"
 	"lockstep/spmd/train"
 )
@@ -200,25 +201,27 @@ func (r *rank) sample(stream device.Stream) error {
 	if m.SampleTokens == 0 || t == nil {
 		return nil
 	}
-	whole := r.layout.Model
-	if !whole.IsWhole() { // other ranks have the rest: read what the run has written
-		dir := "model"
-		if r.config.LoRA.Rank > 0 {
-			dir = "adapter"
-		}
-		source, err := openGenerateSource(filepath.Join(r.config.Run.OutputDir, dir), "")
-		if err != nil {
-			return err
-		}
-		defer source.Close()
-		if whole, err = source.load(r.device, stream); err != nil {
-			return err
-		}
+	trained, err := r.trained(stream)
+	if err != nil {
+		return err
 	}
 	fmt.Fprintf(r.stdout, "\nThe model's %d tokens after %q:\n\n%s", m.SampleTokens, m.SamplePrompt, m.SamplePrompt)
-	err := generate.Text(r.stdout, whole, r.device, stream, t, t.EncodeSpecial(nil, m.SamplePrompt),
+	err = generate.Text(r.stdout, trained, r.device, stream, t, t.EncodeSpecial(nil, m.SamplePrompt),
 		generate.Options{Tokens: m.SampleTokens, Temperature: 0.7, TopK: 40, Seed: r.config.Run.Seed, EOD: t.EOD(),
 			Vocabulary: t.VocabSize()})
 	fmt.Fprintln(r.stdout)
 	return err
+}
+
+// trained returns the trained model: this rank's or, where other ranks hold parts of it, what has been written of it.
+func (r *rank) trained(stream device.Stream) (*model.Model, error) {
+	if r.layout.HoldsModel() {
+		return r.layout.Model, nil
+	}
+	source, err := r.openSource(sourceOptions{path: r.layout.ModelDir(), merge: true})
+	if err != nil {
+		return nil, err
+	}
+	m, err := source.load(r.device, stream)
+	return m, errors.Join(err, source.Close())
 }

@@ -73,6 +73,17 @@ func TestStoreKeepsTheNewest(t *testing.T) {
 	}
 }
 
+func TestStoreKeepsEverySoManySteps(t *testing.T) {
+	s := open(t, t.TempDir(), 2)
+	s.KeepEvery = 100
+	for step := 50; step <= 300; step += 50 {
+		save(t, s, step, 1)
+	}
+	if got := globIn(s.dir, "*"); fmt.Sprint(got) != "[latest step-00000100 step-00000200 step-00000250 step-00000300]" {
+		t.Errorf("the store has %v", got)
+	}
+}
+
 func TestOpenLetsOneWriterIn(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, 0)

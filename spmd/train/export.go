@@ -49,18 +49,30 @@ func (t *Trainer) export(ctx context.Context, trained bool) error {
 	return nil
 }
 
+// ModelDir is where the trained model is written, or its adapters.
+func (l *Layout) ModelDir() string {
+	if l.Config.LoRA.Rank > 0 {
+		return filepath.Join(l.Config.Run.OutputDir, "adapter")
+	}
+	return filepath.Join(l.Config.Run.OutputDir, "model")
+}
+
+// HoldsModel reports whether this rank has all of the model in its memory.
+func (l *Layout) HoldsModel() bool {
+	return l.Model.IsWhole() && l.Config.Parallel.ZeROStage < 3
+}
+
 // outputs lists what is to be written.
 func (t *Trainer) outputs(trained bool) (list []output) {
-	name, known := "model", "config.json"
+	known := "config.json"
 	if t.Config.LoRA.Rank > 0 {
-		name, known = "adapter", "adapter_config.json"
+		known = "adapter_config.json"
 	}
-	all := []output{{name, WeightPrefix}}
+	all := []output{{t.ModelDir(), WeightPrefix}}
 	if t.placed.average != nil {
-		all = append(all, output{name + "-ema", AveragePrefix})
+		all = append(all, output{t.ModelDir() + "-ema", AveragePrefix})
 	}
 	for _, o := range all {
-		o.dir = filepath.Join(t.Config.Run.OutputDir, o.dir)
 		if trained || !exists(filepath.Join(o.dir, known)) {
 			list = append(list, o)
 		}

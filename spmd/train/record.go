@@ -24,6 +24,9 @@ const architectureKey = "model."
 // mtpLossWeight is the key of a record that says whether there are modules of multi-token prediction.
 const mtpLossWeight = "train.mtp_loss_weight"
 
+// gradientLanes is the key of a record with the number of lanes.
+const gradientLanes = "run.gradient_lanes"
+
 // Architecture returns the model that a checkpoint's record describes.
 func Architecture(r checkpoint.Record) (*model.Config, error) {
 	values := map[string]any{}
@@ -91,7 +94,7 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	}
 	add("run.seed", c.Run.Seed)
 	add("run.deterministic", c.Run.Deterministic)
-	add("run.gradient_lanes", t.Lanes)
+	add(gradientLanes, t.Lanes)
 	add("device.kernels", t.Device.KernelSet())
 	add("data.sequence_length", c.Data.SequenceLength)
 	add("data.packing", c.Data.Packing)
@@ -164,6 +167,9 @@ func addTuning(t *Trainer, add func(key string, value any)) error {
 func (t *Trainer) compare(loaded *checkpoint.Loaded) error {
 	var lines []string
 	for _, d := range checkpoint.CompareRecords(loaded.Record, t.record) {
+		if d.Key == gradientLanes && t.Config.Run.Deterministic != "layout" {
+			continue // there is one for each data rank, and the numbers may depend on the ranks
+		}
 		if d.Key == "train.steps" {
 			was, err := strconv.Atoi(d.Saved)
 			if err == nil && t.Config.Train.Steps > was {
