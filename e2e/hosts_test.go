@@ -16,6 +16,7 @@ func TestHosts(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T, c *cluster){
 		"same bits": sameBitsOnHosts, "stop": stopOnHosts, "agent killed": agentKilled, "launch killed": launchKilled,
 		"partition": partition, "agent stopped": agentStopped, "rank killed": rankKilledElsewhere, "files differ": filesDiffer,
+		"disks": disksOfHosts,
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *c
