@@ -148,8 +148,8 @@ func (r *rank) train(ctx context.Context) (err error) {
 	if r.place.Rank == 0 {
 		r.describe()
 	}
-	stream := r.device.NewInlineStream("compute")
-	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, Stream: stream, World: r.world,
+	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, World: r.world,
+		Stream: r.device.NewInlineStream("compute"), Beside: r.device.NewInlineStream("other micro batches"),
 		SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Log: r.log})
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func (r *rank) train(ctx context.Context) (err error) {
 	}
 	r.reportMemory()
 	if t.Done() {
-		return r.sample(stream)
+		return r.sample(t.Stream)
 	}
 	return nil
 }

@@ -17,17 +17,40 @@ func (l *loader) checkTensor() {
 		if l.usable("parallel.sequence_parallel") && c.Parallel.SequenceParallel {
 			l.problem("parallel.sequence_parallel", "there are no tensor ranks to share the tokens", "remove it, or set parallel.tensor")
 		}
+		if l.usable("parallel.interleave_micro_batches") && c.Parallel.InterleaveMicroBatches {
+			l.problem("parallel.interleave_micro_batches", "there are no tensor ranks that exchange anything", "remove it, or set parallel.tensor")
+		}
 		return
 	}
 	if what := cannotShare(c.Architecture, t); what != "" {
 		l.problem("parallel.tensor", fmt.Sprintf("%d ranks cannot share %s", t, what), "use "+nearestTensor(c.Architecture, t))
 	}
 	l.checkHeldTokens()
+	l.checkInterleaving()
 	if o := c.Optimizer.Type; l.usable("optimizer.type") && (o == "muon" || o == "adafactor") {
 		l.problem("parallel.tensor", fmt.Sprintf("%s looks at whole matrices, which tensor ranks do not have", quote(o)), `use 1, or optimizer.type = "adamw"`)
 	}
 	if l.usable("lora.rank", "lora.dropout") && c.LoRA.Rank > 0 && c.LoRA.Dropout > 0 {
 		l.problem("lora.dropout", "dropout in adapters is not available on tensor ranks yet", "set it to 0, or parallel.tensor to 1")
+	}
+}
+
+// checkInterleaving checks that micro batches can be interleaved.
+func (l *loader) checkInterleaving() {
+	p := l.config.Parallel
+	if !p.InterleaveMicroBatches || !l.usable("parallel.interleave_micro_batches") {
+		return
+	}
+	if l.set["parallel.pipeline_schedule"] {
+		l.problem("parallel.interleave_micro_batches", "is an order of passes of its own, and parallel.pipeline_schedule names another", "remove one of them")
+	}
+	for _, other := range []struct {
+		key  string
+		size int
+	}{{"parallel.pipeline", p.Pipeline}, {"parallel.context", p.Context}, {"parallel.expert", p.Expert}} {
+		if l.usable(other.key) && other.size > 1 {
+			l.problem("parallel.interleave_micro_batches", fmt.Sprintf("is not available with %s = %d yet", other.key, other.size), "set it to false, or "+other.key+" to 1")
+		}
 	}
 }
 

@@ -302,6 +302,9 @@ type Parallel struct {
 	// Share the tokens between tensor ranks outside of attention and feed-forward networks: norms, residual sums, and what is kept
 	// of them. Tokens per micro batch are a multiple of tensor.
 	SequenceParallel bool `toml:"sequence_parallel"`
+	// Work on two micro batches at a time where there are tensor ranks, the forward pass of one and the backward pass of the one before:
+	// while the one exchanges activations, the other computes. Takes the memory of two micro batches. Needs pipeline = 1.
+	InterleaveMicroBatches bool `toml:"interleave_micro_batches"`
 	// What data ranks split instead of holding it whole: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
 	ZeROStage int `toml:"zero_stage" only:"0" feature:"ZeRO"`
 	// Exchange gradients between data ranks while the backward pass goes on, not after it. The bits are the same.

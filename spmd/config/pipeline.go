@@ -153,6 +153,9 @@ func (c *Config) Schedules(microBatches int) pipeline.Schedule {
 	if c.Table != nil {
 		return c.Table
 	}
+	if p.InterleaveMicroBatches {
+		return pipeline.Turns(microBatches)
+	}
 	return pipeline.Generators()[p.PipelineSchedule].Make(pipeline.Shape{Ranks: p.Pipeline, Virtual: p.VirtualStages, MicroBatches: microBatches})
 }
 

@@ -269,19 +269,3 @@ func (p *Passage) BackwardWeight(x *Context) {
 		p.leave(x, BackwardWeightPass, i)
 	}
 }
-
-// Together runs the Forward of one pass and the Backward of another, a layer of the one and a layer of the other in turn: where a
-// layer waits for other ranks, the other pass has work. The results are those of the one after the other.
-func Together(x *Context, forward, backward *Passage) {
-	forward.beginForward(x)
-	backward.beginBackward(x)
-	next := len(backward.Chunk.layers) - 1
-	for i := range max(len(forward.Chunk.layers), len(backward.Chunk.layers)) {
-		if i < len(forward.Chunk.layers) {
-			forward.forwardLayer(x, i)
-		}
-		if next-i >= backward.Chunk.lowest {
-			backward.backwardLayer(x, next-i)
-		}
-	}
-}

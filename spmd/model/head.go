@@ -148,7 +148,7 @@ func (h *head) crossEntropy(c *Context, r *headRecord, losses, dlogits, logits, 
 	rows, me := logits.Shape[0], c.Tensor.Rank()
 	stats := r.stats.Narrow(0, 0, h.ranks*rows*kernels.CrossEntropyStats).Reshape(h.ranks, rows, kernels.CrossEntropyStats)
 	c.Kernels.CrossEntropyPart(c.Stream, stats.Narrow(0, me, me+1).Reshape(rows, kernels.CrossEntropyStats), logits, labels, h.vocabulary)
-	c.Stream.Wait(c.Tensor.AllGather(stats.Region(), nil, c.Stream.Record()))
+	c.await(c.Tensor.AllGather(stats.Region(), nil, c.Stream.Record()))
 	c.Kernels.CrossEntropyMerge(c.Stream, losses, dlogits, logits, labels, stats, h.vocabulary, scale)
 }
 

@@ -164,6 +164,8 @@ type Context struct {
 	// Tensor are the ranks that share the layers' matrices, nil where this rank has them whole. Sum adds up activations.
 	Tensor collective.Group
 	Sum    collective.Reduction
+
+	pause func() // lets the pass of another context go on, see Together
 	// Expert are the ranks over which the experts are spread, nil where each has all.
 	Expert collective.Group
 	// Ring and Ulysses connect the ranks that share samples, see Split, and ContextRanks all of them; nil where there is one.

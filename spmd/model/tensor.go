@@ -1,6 +1,9 @@
 package model
 
-import "lockstep/kernels"
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
 
 // Outside of the parts of layers, tensor ranks have the hidden state of all tokens, all the same, or with sequence parallelism
 // each that of some tokens, which it holds. The parts need all tokens, and give a part of a sum:
@@ -24,10 +27,18 @@ func (c *Context) held(x kernels.Tensor) kernels.Tensor {
 	return x.Narrow(0, me*n, (me+1)*n)
 }
 
+// await makes the stream wait for an exchange that has begun. Another pass may go on first.
+func (c *Context) await(exchanged device.Event) {
+	if c.pause != nil {
+		c.pause()
+	}
+	c.Stream.Wait(exchanged)
+}
+
 // gather fills x [B*T,H] where each rank has the rows that it holds.
 func (c *Context) gather(x kernels.Tensor) {
 	if c.spread() {
-		c.Stream.Wait(c.Tensor.AllGather(x.Region(), nil, c.Stream.Record()))
+		c.await(c.Tensor.AllGather(x.Region(), nil, c.Stream.Record()))
 	}
 }
 
@@ -46,9 +57,9 @@ func (c *Context) reduce(x kernels.Tensor) {
 	switch {
 	case c.Tensor == nil:
 	case c.spread():
-		c.Stream.Wait(c.Tensor.ReduceScatter(x.Region(), nil, c.Sum, c.Stream.Record()))
+		c.await(c.Tensor.ReduceScatter(x.Region(), nil, c.Sum, c.Stream.Record()))
 	default:
-		c.Stream.Wait(c.Tensor.AllReduce(x.Region(), c.Sum, c.Stream.Record()))
+		c.await(c.Tensor.AllReduce(x.Region(), c.Sum, c.Stream.Record()))
 	}
 }
 

@@ -22,7 +22,8 @@ type Stage struct {
 // An Executor runs one rank's program. It knows no particular schedule.
 type Executor struct {
 	device       kernels.Device
-	context      *model.Context
+	context      *model.Context   // of the first line
+	lines        []*model.Context // a micro batch runs in that of its slot, modulo their number
 	group        collective.Group
 	stages       map[int]*Stage // by chunk
 	step         table
@@ -44,8 +45,8 @@ type Executor struct {
 }
 
 // A Reduce is called once all of the rank's micro batches have added their gradients of a layer in buckets of a kind. They lie in
-// the first of a stage's buffers, and nothing in the rest of the step touches them.
-type Reduce func(layer int, kind model.BucketKind)
+// the first of a stage's buffers, from the event on, and nothing in the rest of the step touches them.
+type Reduce func(layer int, kind model.BucketKind, complete device.Event)
 
 // A table is a program with its transfers bound to memory.
 type table struct {
@@ -58,6 +59,13 @@ type table struct {
 type slot struct {
 	records map[int]*model.ChunkRecord // by chunk: one of them is in use, and they share their memory
 	batch   model.MicroBatch
+}
+
+// A Line is where micro batches run: a context, whose stream runs them, and memory for what they need. Of two lines the Saved
+// memory is the same, and the rest each has for itself, so that a pass on the one may go on beside a pass on the other.
+type Line struct {
+	Context *model.Context
+	Memory  model.Memory
 }
 
 // A Batch is a micro batch on the host, as model.MicroBatch describes it, but of whole samples, also where ranks share them: T tokens
@@ -92,12 +100,15 @@ type Plan struct {
 	Reduce Reduce
 }
 
-// NewExecutor lays out the records of the plan's programs in the arenas of mem: run it first with measuring arenas and no
-// stages' buffers, then with real ones. The context's stream runs everything; group has the ranks of the pipeline, in the order of
-// the stages, and runs the exchanges.
-func NewExecutor(k kernels.Device, c *model.Context, group collective.Group, stages map[int]*Stage, p Plan, mem model.Memory) (*Executor, error) {
-	e := &Executor{device: k, context: c, group: group, stages: stages, microBatches: p.MicroBatches, reduce: p.Reduce}
-	c.Progress = e
+// NewExecutor lays out the records of the plan's programs in the memory of the lines: run it first with measuring arenas and no
+// stages' buffers, then with real ones. group has the ranks of the pipeline, in the order of the stages, and runs the exchanges.
+func NewExecutor(k kernels.Device, lines []Line, group collective.Group, stages map[int]*Stage, p Plan) (*Executor, error) {
+	e := &Executor{device: k, context: lines[0].Context, group: group, stages: stages, microBatches: p.MicroBatches, reduce: p.Reduce}
+	for _, line := range lines {
+		e.lines = append(e.lines, line.Context)
+		line.Context.Progress = e
+	}
+	mem := lines[0].Memory
 	e.losses = mem.Saved.Tensor(device.Float64, p.MicroBatches)
 	if p.AuxiliaryLosses > 0 {
 		e.auxiliary = mem.Saved.Tensor(device.Float64, p.MicroBatches, p.AuxiliaryLosses)
@@ -112,7 +123,7 @@ func NewExecutor(k kernels.Device, c *model.Context, group collective.Group, sta
 		e.boundaries = append(e.boundaries, p.PlaceBoundary(mem.Saved))
 	}
 	e.step, e.evaluation = e.bind(p.Training), e.bind(p.Evaluation)
-	return e, e.placeRecords(p, mem)
+	return e, e.placeRecords(p, lines)
 }
 
 // bind binds the transfers of a program to the buffers.
@@ -129,7 +140,7 @@ func (e *Executor) bind(p Program) table {
 }
 
 // placeRecords places the slots, and in each the records of the chunks whose micro batches it holds, one over the other.
-func (e *Executor) placeRecords(p Plan, mem model.Memory) error {
+func (e *Executor) placeRecords(p Plan, lines []Line) error {
 	chunks := make([][]int, max(p.Training.Slots, p.Evaluation.Slots))
 	for _, program := range []Program{p.Training, p.Evaluation} {
 		for _, x := range program.Instructions {
@@ -144,8 +155,9 @@ func (e *Executor) placeRecords(p Plan, mem model.Memory) error {
 			}
 		}
 	}
-	placement := model.Placement{Memory: mem, Layers: p.Recompute, Split: p.Split}
-	for _, held := range chunks {
+	for i, held := range chunks {
+		mem := lines[i%len(lines)].Memory
+		placement := model.Placement{Memory: mem, Layers: p.Recompute, Split: p.Split}
 		s := slot{records: map[int]*model.ChunkRecord{}, batch: placeBatch(p, mem.Saved)}
 		mark := mem.Saved.Mark()
 		for _, chunk := range held {

@@ -37,6 +37,7 @@ func (e *Executor) run(t *table, load Loader, step Step, training bool) error {
 	s := e.context.Stream
 	e.training = training
 	s.Wait(e.exchanged) // buffers may still be on their way to other ranks
+	defer e.join()
 	for i := 0; i < len(t.Instructions); i++ {
 		x := &t.Instructions[i]
 		if x.Exchange != none {
@@ -51,6 +52,7 @@ func (e *Executor) run(t *table, load Loader, step Step, training bool) error {
 			e.together[1] = &t.Instructions[i]
 			actions = e.together[:2]
 		}
+		e.join()
 		for _, x := range actions {
 			if x.Await != none {
 				s.Wait(t.events[x.Await])
@@ -61,6 +63,7 @@ func (e *Executor) run(t *table, load Loader, step Step, training bool) error {
 				}
 			}
 		}
+		e.join()
 		e.act(actions)
 		for _, x := range actions {
 			if x.Kind == Backward || x.Kind == BackwardWeight {
@@ -71,15 +74,26 @@ func (e *Executor) run(t *table, load Loader, step Step, training bool) error {
 	return nil
 }
 
+// line returns the context that an action runs in.
+func (e *Executor) line(x *Instruction) *model.Context { return e.lines[x.Slot%len(e.lines)] }
+
+// join makes each line wait for what has been enqueued on the others.
+func (e *Executor) join() {
+	for _, c := range e.lines[1:] {
+		e.context.Stream.Wait(c.Stream.Record())
+		c.Stream.Wait(e.context.Stream.Record())
+	}
+}
+
 // act runs an action, or a forward and a backward pass together.
 func (e *Executor) act(actions []*Instruction) {
-	c := e.context
+	c := e.line(actions[0])
 	first := e.passage(actions[0])
 	switch actions[0].Kind {
 	case Forward:
 		if len(actions) > 1 {
 			second := e.passage(actions[1])
-			model.Together(c, &first, &second)
+			model.Together(&first, &second, c, e.line(actions[1]))
 		} else {
 			first.Forward(c)
 		}
@@ -112,7 +126,7 @@ func (e *Executor) Leave(pass model.Pass, layer int) {
 		}
 	}
 	if e.reduce != nil && x.MicroBatch == e.microBatches-1 {
-		e.reduce(layer, kind)
+		e.reduce(layer, kind, e.line(x).Stream.Record())
 	}
 }
 
@@ -205,6 +219,6 @@ func (e *Executor) merge(x *Instruction, span model.Span) {
 	stage := e.stages[x.Chunk]
 	for _, m := range stage.Lanes[x.MicroBatch].Merges {
 		into, from := stage.Buffers[m.Into].Narrow(0, span.From, span.To), stage.Buffers[m.From].Narrow(0, span.From, span.To)
-		e.context.Kernels.Add(e.context.Stream, into, into, from)
+		e.context.Kernels.Add(e.line(x).Stream, into, into, from)
 	}
 }

@@ -54,6 +54,19 @@ func interleaved(s Shape) Schedule {
 	})
 }
 
+// Turns is the schedule of one rank that has a forward pass beside each backward pass, of the micro batch after it: what either
+// exchanges with tensor ranks is hidden behind the other. It keeps 2 micro batches.
+func Turns(microBatches int) Schedule {
+	list := []Action{{Kind: Forward}}
+	for m := range microBatches {
+		if m+1 < microBatches {
+			list = append(list, Action{Kind: Forward, MicroBatch: m + 1, Overlapped: true})
+		}
+		list = append(list, Action{Kind: Backward, MicroBatch: m})
+	}
+	return Schedule{list}
+}
+
 // portion returns where part i of n items begins, cut in parts of which the first are the larger ones.
 func portion(n, parts, i int) int { return (i*n + parts - 1) / parts }
 

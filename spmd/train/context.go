@@ -19,7 +19,7 @@ func split(c *config.Config, grid mesh.Mesh) model.Split {
 
 // openContextGroups makes the groups that layers need where ranks share samples.
 func (t *Trainer) openContextGroups() error {
-	x, s := t.placed.context, t.Size.Split
+	x, s := t.placed.contexts[0], t.Size.Split
 	neighbours, ring := t.Mesh.ContextGroups(s.Ulysses)
 	for _, g := range []struct {
 		to    *collective.Group

@@ -42,6 +42,8 @@ type Layout struct {
 	overlap bool          // whether they do so while the backward pass goes on
 
 	recompute []model.Recompute // by layer of the model
+
+	besideScratch, besideExchanged int // bytes of Memory.Scratch and Memory.Exchanged for the micro batch beside another
 }
 
 // Memory is the size of what a rank allocates, in bytes.
@@ -119,8 +121,9 @@ func recomputed(c *config.Config, m *model.Model) ([]model.Recompute, error) {
 }
 
 // arenas are the parts of a rank's memory, in the order in which they lie in its one private allocation; exchanged is in memory
-// that other ranks reach, or scratch itself where layers exchange nothing.
-type arenas struct{ fixed, gradients, saved, scratch, exchanged *kernels.Arena }
+// that other ranks reach, or scratch itself where layers exchange nothing. The last two are the scratch memory of the micro batch
+// beside another where they are interleaved, else nil.
+type arenas struct{ fixed, gradients, saved, scratch, exchanged, besideScratch, besideExchanged *kernels.Arena }
 
 // placed is everything of a run that lies in the arenas.
 type placed struct {
@@ -132,7 +135,7 @@ type placed struct {
 	gradients *model.Gradients // the first buffer's
 	report    kernels.Tensor   // [ranks, reportWidth] Float64
 	cos, sin  kernels.Tensor   // [tablePositions,D]
-	context   *model.Context   // of the executor
+	contexts  []*model.Context // of the executor, a second one where micro batches are interleaved
 	executor  *pipeline.Executor
 	load      kernels.Tensor   // [layers with experts, E] Float64, none where there are none
 	balancing *model.Balancing // nil where there are none
@@ -145,7 +148,7 @@ type links struct {
 }
 
 // place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
-func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.Tensor, to links) (*placed, error) {
+func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, sum kernels.Tensor, to links) (*placed, error) {
 	p := &placed{}
 	c := l.Config
 	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
@@ -163,24 +166,19 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
 	}
 	stage := l.Mesh.Coordinate(mesh.Pipeline)
-	delayed := a.scratch
-	if l.training.Split[stage] {
-		delayed = a.saved
-	}
 	chunks := map[int]*pipeline.Stage{}
 	for _, chunk := range l.schedule.Chunks(stage) {
 		run := l.runs[chunk]
 		chunks[chunk] = &pipeline.Stage{Chunk: l.Model.Chunk(run.From, run.To), Lanes: l.lanes, Buffers: p.buffers}
 	}
-	p.context = &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin}
 	if c.Architecture.Experts != nil {
 		p.load = l.Model.PlaceLoad(a.fixed)
 		p.balancing = &model.Balancing{Loss: balanceLosses[c.MoE.AuxLoss], LossWeight: c.MoE.AuxLossWeight, ZLossWeight: c.MoE.ZLossWeight,
 			MicroBatches: l.MicroBatches, Load: p.load}
-		p.context.Balancing = p.balancing
 	}
+	lines := l.placeLines(p, k, s, a)
 	var err error
-	p.executor, err = pipeline.NewExecutor(k, p.context, to.stages, chunks, pipeline.Plan{
+	p.executor, err = pipeline.NewExecutor(k, lines, to.stages, chunks, pipeline.Plan{
 		Training: l.training.Programs[stage], Evaluation: l.evaluation.Programs[stage], MicroBatches: l.MyMicroBatches, Split: l.training.Split[stage],
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
@@ -191,8 +189,26 @@ func (l *Layout) place(k kernels.Device, s device.Stream, a arenas, sum kernels.
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
 		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: to.reduce,
-	}, model.Memory{DType: c.Train.Activations(), Saved: a.saved, Delayed: delayed, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: c.MoE.DispatchFactor})
+	})
 	return p, err
+}
+
+// placeLines makes what micro batches run in: one line, or two that are interleaved.
+func (l *Layout) placeLines(p *placed, k kernels.Device, s [2]device.Stream, a arenas) (lines []pipeline.Line) {
+	memory := model.Memory{DType: l.Config.Train.Activations(), Saved: a.saved, Delayed: a.scratch, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: l.Config.MoE.DispatchFactor}
+	if l.training.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
+		memory.Delayed = a.saved
+	}
+	add := func(s device.Stream) {
+		c := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin, Balancing: p.balancing}
+		p.contexts, lines = append(p.contexts, c), append(lines, pipeline.Line{Context: c, Memory: memory})
+	}
+	add(s[0])
+	if l.Config.Parallel.InterleaveMicroBatches {
+		memory.Delayed, memory.Scratch, memory.Exchanged = a.besideScratch, a.besideScratch, a.besideExchanged
+		add(s[1])
+	}
+	return lines
 }
 
 // measure places the run in arenas without memory and notes their sizes.
@@ -202,7 +218,8 @@ func (l *Layout) measure(k kernels.Device) error {
 	if l.exchanges() {
 		a.exchanged = new(kernels.Arena)
 	}
-	p, err := l.place(k, nil, a, kernels.Tensor{}, links{})
+	a.besideScratch, a.besideExchanged = new(kernels.Arena), new(kernels.Arena)
+	p, err := l.place(k, [2]device.Stream{}, a, kernels.Tensor{}, links{})
 	if err != nil {
 		return err
 	}
@@ -211,11 +228,12 @@ func (l *Layout) measure(k kernels.Device) error {
 	l.Memory = Memory{
 		Weights: weights, Optimizer: a.fixed.Bytes() - weights,
 		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
-		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes(),
+		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes() + a.besideScratch.Bytes(),
 	}
 	if l.exchanges() {
-		l.Memory.Exchanged = a.exchanged.Bytes()
+		l.Memory.Exchanged = a.exchanged.Bytes() + a.besideExchanged.Bytes()
 	}
+	l.besideScratch, l.besideExchanged = a.besideScratch.Bytes(), a.besideExchanged.Bytes()
 	if l.copies() {
 		for _, t := range l.state(p) {
 			l.Memory.Snapshot += t.Value.Bytes() / len(l.Mesh.Replicas()) // each writes a part of what they have in common
@@ -263,6 +281,8 @@ func (l *Layout) arenas(private, exchanged *device.Storage) arenas {
 	if l.exchanges() {
 		a.exchanged = kernels.NewArena(exchanged).After(l.gradientSpace())
 	}
+	a.besideScratch = a.scratch.After(m.Scratch - l.besideScratch)
+	a.besideExchanged = a.exchanged.After(m.Exchanged - l.besideExchanged)
 	return a
 }
 

@@ -23,23 +23,23 @@ import (
 	"lockstep/spmd/train"
 )
 
-// An opener makes a rank's device, and a stream for its computation.
-type opener func(threads int) (kernels.Device, device.Stream, error)
+// An opener makes a rank's device, and streams for its computation.
+type opener func(threads int) (dev kernels.Device, stream, beside device.Stream, err error)
 
-func openCPU(threads int) (kernels.Device, device.Stream, error) {
+func openCPU(threads int) (kernels.Device, device.Stream, device.Stream, error) {
 	dev, err := cpu.New(cpu.Options{Threads: threads})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return dev, dev.NewInlineStream("compute"), nil
+	return dev, dev.NewInlineStream("compute"), dev.NewInlineStream("beside"), nil
 }
 
-func openDeferred(threads int) (kernels.Device, device.Stream, error) {
+func openDeferred(threads int) (kernels.Device, device.Stream, device.Stream, error) {
 	dev, err := deferred.New(cpu.Options{Threads: threads})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return dev, dev.NewStream("compute"), nil
+	return dev, dev.NewStream("compute"), dev.NewStream("beside"), nil
 }
 
 // runRanks trains a configuration on several ranks in this process and returns the records of rank 0.
@@ -63,7 +63,7 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 	c, load := loadConfig(t, text, ranks, overrides...)
 	sink := &memorySink{}
 	one := func(rank int) (err error) {
-		dev, stream, err := open(threads)
+		dev, stream, beside, err := open(threads)
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 		if err != nil {
 			return err
 		}
-		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: stream, World: world,
+		tr, err := train.New(layout, train.Options{Load: load, Device: dev, Stream: stream, Beside: beside, World: world,
 			SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Sink: sink, Log: quiet})
 		if err != nil {
 			return err

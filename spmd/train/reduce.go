@@ -51,11 +51,11 @@ func (t *Trainer) reducer(sum kernels.Tensor) pipeline.Reduce {
 	if !t.overlap {
 		return nil
 	}
-	return func(layer int, kind model.BucketKind) {
+	return func(layer int, kind model.BucketKind, complete device.Event) {
 		for _, b := range t.buckets {
 			if b.Kind == kind && b.Layers.From == layer {
 				r := &t.reducing[b.Reducers]
-				r.add(r.beside, sum.Narrow(0, b.From, b.To), t.sum, t.Stream.Record())
+				r.add(r.beside, sum.Narrow(0, b.From, b.To), t.sum, complete)
 			}
 		}
 	}

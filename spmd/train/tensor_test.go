@@ -192,3 +192,20 @@ func TestTensorParallelResumes(t *testing.T) {
 		}
 	}
 }
+
+// TestInterleavedMicroBatches has two micro batches under way at a time, on both devices.
+func TestInterleavedMicroBatches(t *testing.T) {
+	for i, c := range tensorCases[:4] {
+		dir := t.TempDir()
+		run := func(name string, open opener, ranks int, more ...string) []monitor.Step {
+			overrides := append([]string{"train.steps=3", "data.sequence_length=24", "data.validation_interval=2", "parallel.tensor=2",
+				fmt.Sprintf("parallel.sequence_parallel=%v", i%2 == 0)}, c.overrides...)
+			return runRanksOn(t, open, layoutText(c.family, filepath.Join(dir, name), 4), ranks, 1, append(overrides, more...)...).steps
+		}
+		const interleaved = "parallel.interleave_micro_batches=true"
+		want := run("apart", openCPU, 2)
+		sameNumbers(t, c.name+", interleaved", want, run("interleaved", openCPU, 2, interleaved))
+		sameNumbers(t, c.name+", interleaved on the deferred device", want, run("deferred", openDeferred, 2, interleaved, "recompute.mode=selective"))
+		sameNumbers(t, c.name+", interleaved on two data ranks", want, run("data", openCPU, 4, interleaved, "recompute.mode=full", "parallel.bucket_mb=0.02"))
+	}
+}

@@ -24,9 +24,9 @@ type Options struct {
 	// Load is how the configuration was loaded; data paths are resolved alike.
 	Load   config.LoadOptions
 	Device kernels.Device
-	// Stream runs the rank's computation.
-	Stream device.Stream
-	World  *collective.World
+	// Stream runs the rank's computation, Beside every other micro batch where they are interleaved; nil where they are not.
+	Stream, Beside device.Stream
+	World          *collective.World
 	// SumFloat32 folds float32 gradients and activations, SumBFloat16 activations, SumFloat64 whole numbers, see
 	// collective.Reduction.
 	SumFloat32, SumBFloat16, SumFloat64 func(dst, src [][]byte)
@@ -44,7 +44,7 @@ type Trainer struct {
 	wideSum  collective.Reduction // of whole numbers in float64: the experts' load, the exact sum of squares
 	world    collective.Group     // all ranks
 	data     collective.Group     // those that hold the same and work on other tokens
-	tensor   collective.Group     // those that share the layers' matrices
+	tensor   [2]collective.Group  // those that share the layers' matrices, for each context of the executor; nil where there is one
 	experts  collective.Group     // those that share the experts, nil where this rank has all
 	reducing [model.NumReducers]reducing
 	pipeline collective.Group // the stages, through which this rank's micro batches pass
@@ -105,16 +105,13 @@ func New(l *Layout, o Options) (t *Trainer, err error) {
 
 // openGroups makes the groups of ranks that exchange something in a step, which waits for it.
 func (t *Trainer) openGroups() error {
-	for _, g := range []struct {
-		to    *collective.Group
-		name  string
-		ranks []int
-	}{{&t.world, "world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline)}, {&t.tensor, "tensor", t.Mesh.Ranks(mesh.Tensor)}} {
-		group, err := t.World.NewGroup(g.name, g.ranks)
-		if err != nil {
-			return err
-		}
-		*g.to = group.Blocking()
+	world, err := t.World.NewGroup("world", t.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data, mesh.Pipeline))
+	if err != nil {
+		return err
+	}
+	t.world = world.Blocking()
+	if err := t.openTensorGroups(); err != nil {
+		return err
 	}
 	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data",
 		model.ExpertReplicas: "expert replicas"} {
@@ -125,7 +122,6 @@ func (t *Trainer) openGroups() error {
 		t.reducing[r] = reducing{group: group.Blocking(), beside: group}
 	}
 	t.data = t.reducing[model.Replicas].group
-	var err error
 	if t.Mesh.ExpertSize() > 1 {
 		if t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup()); err != nil {
 			return err
@@ -163,13 +159,12 @@ func (t *Trainer) allocate() error {
 	}
 	t.storage = append(t.storage, private)
 	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
-	if t.placed, err = t.place(t.Device, t.Stream, t.arenas(private, exchanged), sum, links{t.pipeline, t.reducer(sum)}); err != nil {
+	if t.placed, err = t.place(t.Device, [2]device.Stream{t.Stream, t.Beside}, t.arenas(private, exchanged), sum, links{t.pipeline, t.reducer(sum)}); err != nil {
 		return err
 	}
-	if t.Mesh.Size(mesh.Tensor) > 1 {
-		t.placed.context.Tensor, t.placed.context.Sum = t.tensor, t.activationSum()
+	for i, c := range t.placed.contexts {
+		c.Tensor, c.Sum, c.Expert = t.tensor[i], t.activationSum(), t.experts
 	}
-	t.placed.context.Expert = t.experts
 	if err := t.openContextGroups(); err != nil {
 		return err
 	}
