@@ -25,6 +25,7 @@ type curve struct {
 type stored struct {
 	Args struct {
 		LoRARank    int     `json:"lora_rank"`
+		EODMask     int     `json:"eod_mask"`
 		EODMaskLoss bool    `json:"eod_mask_loss"`
 		AuxCoef     float64 `json:"aux_coef"`
 		MTP         float64 `json:"mtp"`
@@ -34,9 +35,45 @@ type stored struct {
 	} `json:"args"`
 	Versions map[string]string `json:"versions"`
 	Steps    []struct {
+		Step     int     `json:"step"`
 		Loss     float64 `json:"loss"`
 		GradNorm float64 `json:"grad_norm"`
 	} `json:"steps"`
+}
+
+// readStored reads what a reference script has written.
+func readStored(path string) (s stored, err error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return s, err
+}
+
+// curve returns the curve of a model that s is of.
+func (s *stored) curve(name string, a *model.Config) *curve {
+	c := &curve{name: name, family: a.Family, parameters: model.New(a, model.Partition{}).NumParameters(), features: architectureFeatures(a)}
+	c.reference, _, _ = strings.Cut("PyTorch "+s.Versions["torch"], "+") // the build
+	if v := s.Versions["transformers"]; v != "" {
+		c.reference += ", Transformers " + v
+	}
+	for _, step := range s.Steps {
+		if step.Loss > 0 && step.GradNorm > 0 {
+			c.steps++
+		}
+	}
+	f, args := c.features, s.Args
+	f.add(args.EODMaskLoss || args.EODMask > 0, featureDocuments, "")
+	f.add(args.LoRARank > 0, featureLoRA, "")
+	f.add(args.MTP > 0, featurePrediction, "")
+	f.add(args.Rate > 0, featureBias, "")
+	f.add(args.Z > 0, featureZLoss, "")
+	f.add(args.AuxCoef > 0, featureAuxLoss+"hf", "")
+	f.add(args.Sequence > 0, featureAuxLoss+"sequence", "")
+	return c
 }
 
 // curves reads the golden runs of package train, sorted by name. A curve counts only if the tests of that package name it: they fail
@@ -64,7 +101,6 @@ func curves(root string) ([]*curve, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.name = name
 		list = append(list, c)
 	}
 	slices.SortFunc(list, func(a, b *curve) int { return strings.Compare(a.name, b.name) })
@@ -90,13 +126,9 @@ func source(pattern string) (string, error) {
 
 // readCurve reads the curve in a file, of the model in a directory.
 func readCurve(path, directory string) (*curve, error) {
-	text, err := os.ReadFile(path)
+	s, err := readStored(path)
 	if err != nil {
 		return nil, err
-	}
-	var s stored
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	a, problems := model.ReadConfig(directory, nil)
 	if len(problems) > 0 {
@@ -105,23 +137,5 @@ func readCurve(path, directory string) (*curve, error) {
 	if s.Args.MTP > 0 {
 		a.PredictionLossWeight = s.Args.MTP
 	}
-	c := &curve{family: a.Family, parameters: model.New(a, model.Partition{}).NumParameters(), features: architectureFeatures(a), reference: "PyTorch " + s.Versions["torch"]}
-	c.reference, _, _ = strings.Cut(c.reference, "+") // the build
-	if v := s.Versions["transformers"]; v != "" {
-		c.reference += ", Transformers " + v
-	}
-	for _, step := range s.Steps {
-		if step.Loss > 0 && step.GradNorm > 0 {
-			c.steps++
-		}
-	}
-	f := c.features
-	f.add(s.Args.EODMaskLoss, featureDocuments, "")
-	f.add(s.Args.LoRARank > 0, featureLoRA, "")
-	f.add(s.Args.MTP > 0, featurePrediction, "")
-	f.add(s.Args.Rate > 0, featureBias, "")
-	f.add(s.Args.Z > 0, featureZLoss, "")
-	f.add(s.Args.AuxCoef > 0, featureAuxLoss+"hf", "")
-	f.add(s.Args.Sequence > 0, featureAuxLoss+"sequence", "")
-	return c, nil
+	return s.curve(strings.TrimSuffix(filepath.Base(path), ".json"), a), nil
 }

@@ -49,11 +49,7 @@ func levelOf(family string, wanted features, parameters int, trained bool, evide
 	return untested, why
 }
 
-// recipeLevel returns the level of a recipe, and what keeps it from a higher one. What cannot run, nobody has seen run.
+// recipeLevel returns the level of a recipe, and what keeps it from a higher one.
 func recipeLevel(r *recipe, evidence []*curve) (level, string) {
-	l, why := levelOf(r.config.Architecture.Family, runFeatures(r.config), r.model.NumParameters(), r.small(), evidence)
-	if !r.runs() && why == "" {
-		return untested, "small models of its kind are " + string(l)
-	}
-	return l, why
+	return levelOf(r.config.Architecture.Family, runFeatures(r.config), r.model.NumParameters(), r.small(), evidence)
 }

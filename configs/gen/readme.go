@@ -22,6 +22,11 @@ func readme(root string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	runs, err := publishedRuns(root, list)
+	if err != nil {
+		return nil, err
+	}
+	evidence = append(evidence, runs...)
 	var b bytes.Buffer
 	b.WriteString(head)
 	writeSmall(&b, list, evidence)
@@ -51,8 +56,8 @@ const published = `
 ## Published shapes
 
 The shapes are those of the published config.json, and so are the numbers of parameters, to the last one. Paths of data are
-placeholders. What a recipe needs is computed for 8 data ranks, each of which holds the whole model in float32, with gradients and
-AdamW's state; a rank that writes checkpoints in the background takes three times the weights more.
+placeholders. What a recipe needs is that of the rank that holds most, in float32, with gradients and AdamW's state. Checkpoints that are
+written in the background take a copy of what a rank writes besides.
 
 | recipe | what it is | ` + "`model_type`" + ` | parameters | needs | level |
 |---|---|---|---|---|---|
@@ -63,7 +68,7 @@ const levels = `
 
 | level | what earned it |
 |---|---|
-| Released | loss and gradient norm of a deterministic run of %d steps or more, of the published shape itself, on the stored curve of PyTorch |
+| Released | loss and gradient norm of a deterministic run of %d steps or more, of the published shape itself, on the curve of PyTorch; both are stored in ` + "`configs/curves`" + ` |
 | Validated | the same for %d steps or more of small models: loss within 2e-5 and gradient norm within 2e-4 of PyTorch, relative, in every step; each feature that the model needs is in such a run, and so is its family |
 | Preliminary | is trained in the tests; something that it needs has no reference curve |
 | Untested | should work: built from parts that are validated elsewhere |
@@ -103,11 +108,7 @@ func writePublished(w io.Writer, list []*recipe, evidence []*curve) {
 	slices.SortFunc(list, func(a, b *recipe) int { return a.model.NumParameters() - b.model.NumParameters() })
 	io.WriteString(w, published)
 	for _, r := range list {
-		needs := size(r.memory.Total()) + " a rank"
-		if !r.runs() {
-			needs += ", and so cannot run yet: a model must be split over ranks"
-		}
-		writeRecipe(w, r, evidence, needs)
+		writeRecipe(w, r, evidence, fmt.Sprintf("%v: %s a rank", r.mesh, size(r.memory.Total())))
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -14,6 +16,7 @@ import (
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
 	"lockstep/spmd/config"
+	"lockstep/spmd/mesh"
 	"lockstep/spmd/model"
 	"lockstep/spmd/train"
 )
@@ -23,24 +26,30 @@ type recipe struct {
 	name   string // of the file, without .toml
 	title  string // the first sentence of its comment
 	text   string
-	ranks  int // that the memory is computed for
+	ranks  int // that its comment starts it with
+	mesh   mesh.Mesh
 	config *config.Config
 	model  *model.Model
-	memory train.Memory // of each rank
+	memory train.Memory // of the rank that has most
 }
 
 // small reports whether the recipe is made to run anywhere, in minutes: .ci/run trains it for a few steps.
 func (r *recipe) small() bool { return r.name == "quickstart" || strings.HasPrefix(r.name, "small-") }
 
-// rankMemory is the most that a rank can be expected to have, in bytes. A recipe that needs more waits until a model can be split
-// over ranks, and says so.
+// rankMemory is the most that a rank of a recipe may need, in bytes.
 const rankMemory = 256 << 30
 
 // smallMemory is the most that a rank of a small recipe needs.
 const smallMemory = 100 << 20
 
-// runs reports whether ranks that hold the whole model can run the recipe.
-func (r *recipe) runs() bool { return r.memory.Total() <= rankMemory }
+// ranks returns the number of ranks that the recipe's comment starts it with.
+func ranks(text string) (int, error) {
+	m := regexp.MustCompile(`(?m)^#  +(?:go run \./)?launch -n (\d+) `).FindStringSubmatch(text)
+	if m == nil {
+		return 0, errors.New("its comment does not say launch -n N")
+	}
+	return strconv.Atoi(m[1])
+}
 
 // recipes loads all recipes below root, sorted by name.
 func recipes(root string) ([]*recipe, error) {
@@ -75,9 +84,9 @@ func loadRecipe(root, path string) (r *recipe, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r = &recipe{name: strings.TrimSuffix(filepath.Base(path), ".toml"), title: title(string(text)), text: string(text), ranks: 8}
-	if r.small() {
-		r.ranks = 2
+	r = &recipe{name: strings.TrimSuffix(filepath.Base(path), ".toml"), title: title(string(text)), text: string(text)}
+	if r.ranks, err = ranks(r.text); err != nil {
+		return nil, err
 	}
 	c, problems := config.Load(config.LoadOptions{Path: path, World: r.ranks, Overrides: overrides})
 	if len(problems) > 0 {
@@ -88,12 +97,22 @@ func loadRecipe(root, path string) (r *recipe, err error) {
 	if err != nil {
 		return nil, err
 	}
-	layout, err := train.NewLayout(dev, c, 0, r.ranks)
-	if err = errors.Join(err, dev.Close()); err != nil {
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	r.config, r.model = c, model.New(c.Architecture, model.Partition{})
+	if err := r.model.Tune(c.Tuning()); err != nil {
 		return nil, err
 	}
-	r.config, r.model, r.memory = c, layout.Model, layout.Memory
-	r.memory.Snapshot = 0 // on rank 0 only, and only with checkpoints in the background
+	for stage := range c.Parallel.Pipeline {
+		layout, err := train.NewLayout(dev, c, stage*r.ranks/c.Parallel.Pipeline, r.ranks)
+		if err != nil {
+			return nil, err
+		}
+		r.mesh = layout.Mesh
+		layout.Memory.Snapshot = 0 // only with checkpoints in the background
+		if layout.Memory.Total() > r.memory.Total() {
+			r.memory = layout.Memory
+		}
+	}
 	return r, nil
 }
 
