@@ -55,6 +55,8 @@ func TestContextRanks(t *testing.T) {
 			{"", even, 4, []string{"parallel.context=4", "parallel.context_algorithm=ulysses"}},
 			{"", even, 4, []string{"parallel.context=2", "parallel.tensor=2", "parallel.sequence_parallel=true"}},
 			{latent, even, 2, []string{"parallel.context=2", "parallel.expert=2"}},
+			{"", all, 4, []string{"parallel.context=2", "parallel.pipeline=2"}},
+			{"", even, 8, []string{"parallel.context=2", "parallel.tensor=2", "parallel.pipeline=2"}},
 			{"", all, 8, []string{"parallel.context=8"}},
 			{"", all, 8, []string{"parallel.context=4", "parallel.context_algorithm=hybrid", "parallel.data=2"}},
 		} {
