@@ -2,6 +2,7 @@
 //
 //	spmd CONFIG.toml [section.key=value ...]                train, fine-tune or evaluate (run.mode)
 //	spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
+//	spmd plan CONFIG.toml -n N [options]                    memory, traffic and idle time of N ranks, before anything starts
 //	spmd preprocess --output PREFIX --tokenizer DIR PATH... text, JSON lines or Parquet -> .bin/.idx, and back
 //	spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model
 //	spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format
@@ -30,6 +31,7 @@ const usage = `spmd trains language models, one process per rank.
 
   spmd CONFIG.toml [section.key=value ...]                train, fine-tune or evaluate (run.mode)
   spmd check CONFIG.toml [-n N] [section.key=value ...]   validate everything, print the resolved configuration
+  spmd plan CONFIG.toml -n N [options]                    memory, traffic and idle time of N ranks; see spmd plan --help
   spmd preprocess --output PREFIX [options] PATH...       text, JSON lines or Parquet -> .bin/.idx, and back; see spmd preprocess --help
   spmd generate MODEL_DIR --prompt TEXT [options]         sample from a trained model; see spmd generate --help
   spmd export SOURCE OUTPUT_DIR [options]                 a checkpoint or a model in another format; see spmd export --help
@@ -76,6 +78,8 @@ func (p *program) run(args []string) int {
 		fmt.Fprintln(p.stdout, "spmd", version)
 	case "check":
 		err = p.check(args[1:])
+	case "plan":
+		err = p.plan(args[1:])
 	case "preprocess":
 		err = p.preprocess(args[1:])
 	case "generate":
@@ -96,8 +100,6 @@ func (p *program) run(args []string) int {
 // unknownCommand is what to say of a first argument that is neither a command nor a file.
 func unknownCommand(name string) error {
 	switch name {
-	case "plan":
-		return &usageError{name + " is not available yet; see spmd --help"}
 	case "train":
 		return &usageError{"training has no command: spmd CONFIG.toml"}
 	}

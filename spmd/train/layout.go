@@ -182,9 +182,7 @@ func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, sum kerne
 		Training: l.training.Programs[stage], Evaluation: l.evaluation.Programs[stage], MicroBatches: l.MyMicroBatches, Split: l.training.Split[stage],
 		Hidden: c.Architecture.HiddenSize, Size: l.Size, Recompute: l.recompute,
 		Positions: c.Data.ResetPositionIDs, Documents: c.Data.ResetAttentionMask,
-		PlaceBoundary: func(a *kernels.Arena) model.Boundary {
-			return l.Model.PlaceBoundary(l.Size, device.Float32, balanceLosses[c.MoE.AuxLoss], a)
-		},
+		PlaceBoundary: l.placeBoundary,
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},

@@ -89,6 +89,7 @@ func TestPipelinesGiveTheSameBits(t *testing.T) {
 			if !slices.Equal(got.validations, want.validations) {
 				t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
 			}
+			sameFiles(t, what, filepath.Join(dir, "one", "model"), filepath.Join(dir, fmt.Sprint(i), "model"))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"lockstep/kernels"
 	"lockstep/kernels/device"
 	"lockstep/spmd/mesh"
 	"lockstep/spmd/model"
@@ -72,6 +73,11 @@ func layerRuns(counts []int) (runs []model.Span) {
 		at = run.To
 	}
 	return runs
+}
+
+// placeBoundary places what goes from chunk to chunk.
+func (l *Layout) placeBoundary(a *kernels.Arena) model.Boundary {
+	return l.Model.PlaceBoundary(l.Size, device.Float32, balanceLosses[l.Config.MoE.AuxLoss], a)
 }
 
 // headStage returns the pipeline stage that has the last chunk, and so the loss.
