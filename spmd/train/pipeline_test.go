@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"lockstep/spmd/monitor"
 )
 
-// allPipelines makes TestPipelinesGiveTheSameBits run every schedule on up to eight ranks.
+// allPipelines makes the tests of pipelines run every schedule on up to eight ranks, and with all other parallelism.
 var allPipelines = flag.Bool("pipelines", false, "test every pipeline schedule with 2, 4 and 8 stages and 4 to 16 micro batches")
 
 // A pipelineCase is a model and the layouts of ranks that train it, which all give the numbers of one rank.
@@ -90,6 +92,58 @@ func TestPipelinesGiveTheSameBits(t *testing.T) {
 				t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
 			}
 			sameFiles(t, what, filepath.Join(dir, "one", "model"), filepath.Join(dir, fmt.Sprint(i), "model"))
+		}
+	}
+}
+
+// TestPipelineWaits runs stages on a device on which work that has not waited for what it needs fails.
+func TestPipelineWaits(t *testing.T) {
+	for _, c := range []struct {
+		family, schedule string
+		overrides        []string
+	}{
+		{"qwen3_moe", "zb-v", nil},
+		{"deepseek_v3", "1f1b", []string{"model.overrides.tie_word_embeddings=true", "train.mtp_loss_weight=0.3", "model.overrides.num_nextn_predict_layers=1"}},
+		{"llama", "dualpipe-v", []string{"recompute.mode=full"}},
+	} {
+		dir := t.TempDir()
+		run := func(name string, open opener) []monitor.Step {
+			return runRanksOn(t, open, layoutText(c.family, filepath.Join(dir, name), 4), 2, 1, append(c.overrides, "parallel.pipeline=2",
+				"parallel.pipeline_schedule="+c.schedule, "model.overrides.num_hidden_layers=4", "train.steps=2")...).steps
+		}
+		sameNumbers(t, c.family+" by "+c.schedule, run("cpu", openCPU), run("deferred", openDeferred))
+	}
+}
+
+// TestPipelineWithOtherParallelism trains on stages of ranks that share matrices, samples and experts as well: stages change no bit of
+// what those give.
+func TestPipelineWithOtherParallelism(t *testing.T) {
+	type stage struct {
+		family    string
+		ranks     int
+		overrides []string
+	}
+	cases, schedules := []stage{{"llama", 2, []string{"parallel.tensor=2", "parallel.sequence_parallel=true"}}}, []string{"zb-h1"}
+	if *allPipelines {
+		schedules = append(schedules, "dualpipe-v")
+		cases = append(cases, stage{"qwen3", 2, []string{"parallel.context=2"}}, stage{"qwen3_moe", 2, []string{"parallel.expert=2"}},
+			stage{"deepseek_v3", 4, []string{"parallel.tensor=2", "parallel.context=2", "parallel.expert=4", "train.mtp_loss_weight=0.3",
+				"model.overrides.num_nextn_predict_layers=1"}})
+	}
+	for _, c := range cases {
+		dir := t.TempDir()
+		run := func(stages int, schedule string) *memorySink {
+			return runRanks(t, layoutText(c.family, filepath.Join(dir, fmt.Sprint(stages, schedule)), 8), stages*c.ranks, 1, append(c.overrides, "data.sequence_length=24",
+				"model.overrides.num_hidden_layers=4", "train.steps=3", "data.validation_interval=2", fmt.Sprintf("parallel.pipeline=%d", stages), "parallel.pipeline_schedule="+schedule)...)
+		}
+		want := run(1, "1f1b")
+		for _, schedule := range schedules {
+			got := run(2, schedule)
+			what := fmt.Sprintf("%s with %v by %s", c.family, c.overrides, schedule)
+			sameNumbers(t, what, want.steps, got.steps)
+			if !slices.Equal(got.validations, want.validations) {
+				t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
+			}
 		}
 	}
 }
