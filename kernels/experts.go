@@ -18,6 +18,16 @@ type RouteOptions struct {
 	Epsilon, Scale float64
 }
 
+// KeepOptions says which assignments KeepAssignments keeps.
+type KeepOptions struct {
+	// From and To are the tokens [From, To) whose assignments are kept.
+	From, To int
+	// Capacity is the most assignments of all tokens that an expert keeps, 0 for any number: those with the largest weights, or
+	// with ByPosition those of the first tokens. Among equal weights the first tokens come first.
+	Capacity   int
+	ByPosition bool
+}
+
 // ExpertOperators are the operators of a mixture of experts. In comments E is the number of experts, K that of each
 // token's, T the number of tokens and R = T*K that of assignments of a token to one of its experts.
 //
@@ -52,6 +62,9 @@ type ExpertOperators interface {
 	// finite. (L. Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", 2024, algorithm 1.)
 	UpdateRouteBias(s device.Stream, bias, counts, clip Tensor, rate float64)
 
+	// KeepAssignments copies experts [T,K] Int32 to kept [T,K] Int32, and replaces those of assignments that are not kept by -1;
+	// weights [T,K].
+	KeepAssignments(s device.Stream, kept, experts, weights Tensor, o KeepOptions)
 	// SortByExpert numbers the assignments in the order of their experts, those of one expert in the order of tokens:
 	// position [T,K] Int32 is the number, which is the assignment's row; offsets [E+1] Int32 are the first rows of the
 	// experts, and the number of rows at the end. experts [T,K] Int32. An assignment to a negative expert has no row: its

@@ -143,6 +143,19 @@ func CheckUpdateRouteBias(bias, counts, clip Tensor) error {
 	)
 }
 
+// CheckKeepAssignments checks the operands of KeepAssignments.
+func CheckKeepAssignments(kept, experts, weights Tensor, o KeepOptions) error {
+	if o.From < 0 || o.From > o.To || o.To > experts.Shape[0] || o.Capacity < 0 {
+		return fmt.Errorf("tokens [%d, %d) of %v, and a capacity of %d", o.From, o.To, experts, o.Capacity)
+	}
+	return firstError(
+		assignments("experts", experts, device.Int32),
+		like("kept", kept, experts), dense("kept", kept),
+		want("weights", weights, device.Float32, experts.Shape[0], experts.Shape[1]), dense("weights", weights),
+		outside("kept", kept, experts, weights),
+	)
+}
+
 // CheckSortByExpert checks the operands of SortByExpert.
 func CheckSortByExpert(position, offsets, experts Tensor) error {
 	if offsets.Rank != 1 || offsets.Shape[0] < 2 {

@@ -34,7 +34,7 @@ func Run(t *testing.T, open Open) {
 		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"AttentionParts", testAttentionParts},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute},
-		{"SortRuns", testSortRuns}, {"ShiftPositions", testShiftPositions}, {"ExpertSwiGLU", testExpertSwiGLU},
+		{"KeepAssignments", testKeepAssignments}, {"SortRuns", testSortRuns}, {"ShiftPositions", testShiftPositions}, {"ExpertSwiGLU", testExpertSwiGLU},
 		{"GroupedMatMul", testGroupedMatMul},
 		{"OperandErrors", testOperandErrors}, {"IDsOutOfRange", testIDsOutOfRange}, {"Skipping", testSkipping},
 		{"ReadWrite", testReadWrite}, {"Events", testEvents}, {"FailedEvents", testFailedEvents},

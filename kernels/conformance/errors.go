@@ -66,6 +66,9 @@ func testOperandErrors(s *suite) {
 		{"SortByExpert", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortByExpert(st, ids, ids, ids.Reshape(2, 2))
 		}},
+		{"KeepAssignments", "tokens [1, 5)", func(o kernels.Operators, st device.Stream) {
+			o.KeepAssignments(st, f(4, 1), ids.Reshape(4, 1), f(4, 1), kernels.KeepOptions{From: 1, To: 5})
+		}},
 		{"SortRuns", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortRuns(st, ids, ids, ids.Reshape(1, 4))
 		}},

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"fmt"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -139,6 +141,22 @@ func testPermute(s *suite) {
 			Unpermute(want, rows.values(), a.position, a.k, width)
 			s.d.Unpermute(s.s, sum.Tensor, rows.Tensor, a.positions.Tensor)
 			s.check("Unpermute y", sum, want, tolerance{absolute: 4 * ulp * float64(a.k)})
+		}
+	}
+}
+
+func testKeepAssignments(s *suite) {
+	for _, n := range assignmentShapes() {
+		tokens, k, e := n[0], n[1], n[2]
+		a := s.assign(tokens, k, e)
+		weights := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(i * i % 11) }, tokens, k)
+		experts := s.numbered(layout{}, a.experts, tokens, k)
+		for _, o := range []kernels.KeepOptions{{To: tokens}, {From: tokens / 3, To: tokens}, {To: tokens, Capacity: 3}, {To: tokens, Capacity: 2, ByPosition: true},
+			{From: 1 * tokens / 4, To: tokens / 2, Capacity: tokens/2 + 1}} {
+			kept, want := s.output(device.Int32, layout{}, tokens, k), make([]int32, tokens*k)
+			KeepAssignments(want, a.experts, weights.values(), k, o)
+			s.d.KeepAssignments(s.s, kept.Tensor, experts, weights.Tensor, o)
+			s.check(fmt.Sprintf("KeepAssignments kept with %+v", o), kept, numbersOf(want), tolerance{})
 		}
 	}
 }

@@ -194,6 +194,26 @@ func UpdateRouteBias(bias, counts, clip []float64, rate float64) {
 	}
 }
 
+// KeepAssignments copies experts[T, K] to kept[T, K] and replaces what is not kept by -1.
+func KeepAssignments(kept, experts []int32, weights []float64, k int, o kernels.KeepOptions) {
+	for i, e := range experts {
+		before := 0 // assignments that come before this one for its expert
+		for j, other := range experts {
+			first := j < i
+			if !o.ByPosition && weights[j] != weights[i] {
+				first = weights[j] > weights[i]
+			}
+			if other == e && first {
+				before++
+			}
+		}
+		kept[i] = e
+		if i/k < o.From || i/k >= o.To || o.Capacity > 0 && before >= o.Capacity {
+			kept[i] = -1
+		}
+	}
+}
+
 // SortByExpert computes position[T*K] and offsets[E+1] from experts[T*K].
 func SortByExpert(position, offsets, experts []int32) {
 	row := int32(0)
