@@ -18,12 +18,13 @@ type RouteOptions struct {
 	Epsilon, Scale float64
 }
 
+// PaddingLabel is the label of a position that holds no token. Other negative labels are of tokens without a loss.
+const PaddingLabel = -2
+
 // KeepOptions says which assignments KeepAssignments keeps.
 type KeepOptions struct {
-	// From and To are the tokens [From, To) whose assignments are kept.
-	From, To int
-	// Capacity is the most assignments of all tokens that an expert keeps, 0 for any number: those with the largest weights, or
-	// with ByPosition those of the first tokens. Among equal weights the first tokens come first.
+	// Capacity is the most assignments that an expert keeps, at least 1: those with the largest weights, or with ByPosition those of the
+	// first tokens. Among equal weights the first tokens come first.
 	Capacity   int
 	ByPosition bool
 }
@@ -40,6 +41,9 @@ type ExpertOperators interface {
 	// score + bias, best first, the lower number first among equals, and computes their weights [T,K] from the scores
 	// without bias. bias [E] may be none.
 	Route(s device.Stream, weights, experts, scores, logits, bias Tensor, o RouteOptions)
+	// LeaveOutPadding takes the experts of tokens that are padding: experts [T,K] Int32 of those with PaddingLabel among labels [T]
+	// Int32 become -1. What follows has nothing to do with such tokens, and they have no gradient.
+	LeaveOutPadding(s device.Stream, experts, labels Tensor)
 	// RouteBackward computes dlogits [T,E] from dweights [T,K]. balance [G,E] is the gradient of the scores, each token's
 	// divided by their sum, that a BalanceLoss adds; the tokens fall into G runs of equal length. It may be none.
 	RouteBackward(s device.Stream, dlogits, dweights, experts, scores, balance Tensor, o RouteOptions)
@@ -48,15 +52,16 @@ type ExpertOperators interface {
 	// counts [G,E] Float64, experts [T,K] Int32, of which negative ones do not count.
 	CountAssignments(s device.Stream, counts, experts Tensor, accumulate bool)
 	// SumScores computes, or adds to, the sums over the tokens of each of G runs of equal length of the scores [T,E] divided
-	// by their token's sum: mass [G,E] Float64, added in the order of tokens.
-	SumScores(s device.Stream, mass, scores Tensor, accumulate bool)
-	// BalanceLoss computes loss[1] Float64 = factor * sum(counts * mass), and gradient [G,E] = weight * factor * counts:
-	// counts and mass [G,E] Float64, the counts taken as constants. (W. Fedus et al., "Switch Transformers", JMLR 23, 2022,
-	// equations 4 to 6.)
-	BalanceLoss(s device.Stream, loss, gradient, counts, mass Tensor, factor, weight float64)
+	// by their token's sum: mass [G,E] Float64, added in the order of tokens. experts [T,K] Int32.
+	SumScores(s device.Stream, mass, scores, experts Tensor, accumulate bool)
+	// BalanceLoss computes loss[1] Float64 = factor * the sum over runs and experts of f * mass / n, where f are an expert's
+	// assignments among a run's load, and n the run's assignments, added up from counts; and gradient [G,E] = weight * factor *
+	// f / n. counts, load and mass [G,E] Float64; counts and load, which may be the same, are taken as constants. A run
+	// without assignments has no loss. (W. Fedus et al., "Switch Transformers", JMLR 23, 2022, equations 4 to 6.)
+	BalanceLoss(s device.Stream, loss, gradient, counts, load, mass Tensor, factor, weight float64)
 	// RouterZLoss computes loss[1] Float64 = the sum over tokens of the square of logsumexp(logits), and dlogits += weight *
-	// its gradient; logits, dlogits [T,E]. (B. Zoph et al., "ST-MoE", 2022, equation 5.)
-	RouterZLoss(s device.Stream, loss, dlogits, logits Tensor, weight float64)
+	// its gradient; logits, dlogits [T,E], experts [T,K] Int32. (B. Zoph et al., "ST-MoE", 2022, equation 5.)
+	RouterZLoss(s device.Stream, loss, dlogits, logits, experts Tensor, weight float64)
 	// UpdateRouteBias moves bias [E] by rate towards the experts with fewer assignments than the mean of counts [E] Float64
 	// and away from those with more. It changes nothing where clip, as ClipFactor computes it, says that the step is not
 	// finite. (L. Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", 2024, algorithm 1.)

@@ -55,6 +55,15 @@ func CheckRoute(weights, experts, scores, logits, bias Tensor, o RouteOptions) e
 	return firstError(want("bias", bias, device.Float32, e), apart("scores", scores, "bias", bias, false))
 }
 
+// CheckLeaveOutPadding checks the operands of LeaveOutPadding.
+func CheckLeaveOutPadding(experts, labels Tensor) error {
+	return firstError(
+		assignments("experts", experts, device.Int32),
+		want("labels", labels, device.Int32, experts.Shape[0]),
+		outside("experts", experts, labels),
+	)
+}
+
 // CheckRouteBackward checks the operands of RouteBackward; balance may be none.
 func CheckRouteBackward(dlogits, dweights, experts, scores, balance Tensor, o RouteOptions) error {
 	if scores.Rank != 2 {
@@ -95,7 +104,7 @@ func CheckCountAssignments(counts, experts Tensor) error {
 }
 
 // CheckSumScores checks the operands of SumScores.
-func CheckSumScores(mass, scores Tensor) error {
+func CheckSumScores(mass, scores, experts Tensor) error {
 	if scores.Rank != 2 {
 		return fmt.Errorf("scores is %v, not [T E]", scores)
 	}
@@ -103,12 +112,18 @@ func CheckSumScores(mass, scores Tensor) error {
 		rows("scores", scores),
 		checkRuns("mass", mass, scores.Shape[0]),
 		want("mass", mass, device.Float64, mass.Shape[0], scores.Shape[1]), dense("mass", mass),
-		outside("mass", mass, scores),
+		tokensOf("experts", experts, scores.Shape[0]),
+		outside("mass", mass, scores, experts),
 	)
 }
 
+// tokensOf returns an error unless experts is [t,K].
+func tokensOf(name string, experts Tensor, t int) error {
+	return firstError(assignments(name, experts, device.Int32), want(name, experts, device.Int32, t, experts.Shape[1]))
+}
+
 // CheckBalanceLoss checks the operands of BalanceLoss.
-func CheckBalanceLoss(loss, gradient, counts, mass Tensor) error {
+func CheckBalanceLoss(loss, gradient, counts, load, mass Tensor) error {
 	if counts.Rank != 2 {
 		return fmt.Errorf("counts is %v, not [G E]", counts)
 	}
@@ -116,20 +131,22 @@ func CheckBalanceLoss(loss, gradient, counts, mass Tensor) error {
 		want("loss", loss, device.Float64, 1),
 		want("counts", counts, device.Float64, counts.Shape[0], counts.Shape[1]), dense("counts", counts),
 		like("mass", mass, counts), dense("mass", mass),
+		like("load", load, counts), dense("load", load),
 		want("gradient", gradient, device.Float32, counts.Shape[0], counts.Shape[1]), dense("gradient", gradient),
-		outside("loss", loss, gradient, counts, mass),
-		outside("gradient", gradient, counts, mass),
+		outside("loss", loss, gradient, counts, load, mass),
+		outside("gradient", gradient, counts, load, mass),
 	)
 }
 
 // CheckRouterZLoss checks the operands of RouterZLoss.
-func CheckRouterZLoss(loss, dlogits, logits Tensor) error {
+func CheckRouterZLoss(loss, dlogits, logits, experts Tensor) error {
 	return firstError(
 		rows("logits", logits),
 		like("dlogits", dlogits, logits),
 		want("loss", loss, device.Float64, 1),
 		apart("dlogits", dlogits, "logits", logits, false),
-		outside("loss", loss, dlogits, logits),
+		tokensOf("experts", experts, logits.Rows()),
+		outside("loss", loss, dlogits, logits, experts),
 	)
 }
 
@@ -145,8 +162,8 @@ func CheckUpdateRouteBias(bias, counts, clip Tensor) error {
 
 // CheckKeepAssignments checks the operands of KeepAssignments.
 func CheckKeepAssignments(kept, experts, weights Tensor, o KeepOptions) error {
-	if o.From < 0 || o.From > o.To || o.To > experts.Shape[0] || o.Capacity < 0 {
-		return fmt.Errorf("tokens [%d, %d) of %v, and a capacity of %d", o.From, o.To, experts, o.Capacity)
+	if o.Capacity < 1 {
+		return fmt.Errorf("a capacity of %d", o.Capacity)
 	}
 	return firstError(
 		assignments("experts", experts, device.Int32),

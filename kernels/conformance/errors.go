@@ -62,12 +62,17 @@ func testOperandErrors(s *suite) {
 		{"CountAssignments", "runs", func(o kernels.Operators, st device.Stream) {
 			o.CountAssignments(st, f(3, 6), ids.Reshape(4, 1), false)
 		}},
-		{"SumScores", "mass", func(o kernels.Operators, st device.Stream) { o.SumScores(st, f(2, 6), x, false) }},
+		{"SumScores", "mass", func(o kernels.Operators, st device.Stream) {
+			o.SumScores(st, f(2, 6), x, ids.Reshape(4, 1), false)
+		}},
+		{"LeaveOutPadding", "labels", func(o kernels.Operators, st device.Stream) {
+			o.LeaveOutPadding(st, s.numbered(layout{}, make([]int32, 3), 3, 1), ids)
+		}},
 		{"SortByExpert", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortByExpert(st, ids, ids, ids.Reshape(2, 2))
 		}},
-		{"KeepAssignments", "tokens [1, 5)", func(o kernels.Operators, st device.Stream) {
-			o.KeepAssignments(st, f(4, 1), ids.Reshape(4, 1), f(4, 1), kernels.KeepOptions{From: 1, To: 5})
+		{"KeepAssignments", "weights", func(o kernels.Operators, st device.Stream) {
+			o.KeepAssignments(st, s.numbered(layout{}, make([]int32, 4), 4, 1), ids.Reshape(4, 1), f(4, 2), kernels.KeepOptions{Capacity: 1})
 		}},
 		{"SortRuns", "position", func(o kernels.Operators, st device.Stream) {
 			o.SortRuns(st, ids, ids, ids.Reshape(1, 4))

@@ -41,20 +41,29 @@ func (s *suite) route(tokens, e, runs, pad int, o kernels.RouteOptions) {
 	s.check("Route scores", scores, wantScores, tolerance{relative: 12 * ulp})
 	s.check("Route weights", weights, wantWeights, tolerance{relative: 30 * ulp})
 
+	labels := make([]int32, tokens)
+	for i := range labels {
+		labels[i] = int32(i%9) - 3
+	}
+	LeaveOutPadding(chosen, labels, o.TopK)
+	s.d.LeaveOutPadding(s.s, experts.Tensor, s.numbered(layout{}, labels, tokens))
+	s.check("LeaveOutPadding experts", experts, numbersOf(chosen), tolerance{})
+
 	counts, mass := s.output(device.Float64, layout{}, runs, e), s.output(device.Float64, layout{}, runs, e)
 	wantCounts, wantMass := make([]float64, runs*e), make([]float64, runs*e)
 	for _, accumulate := range []bool{false, true} {
 		CountAssignments(wantCounts, chosen, e, accumulate)
-		SumScores(wantMass, wantScores, e, accumulate)
+		SumScores(wantMass, wantScores, chosen, e, accumulate)
 		s.d.CountAssignments(s.s, counts.Tensor, experts.Tensor, accumulate)
-		s.d.SumScores(s.s, mass.Tensor, scores.Tensor, accumulate)
+		s.d.SumScores(s.s, mass.Tensor, scores.Tensor, experts.Tensor, accumulate)
 	}
 	s.check("CountAssignments counts", counts, wantCounts, tolerance{})
 	s.check("SumScores mass", mass, wantMass, tolerance{relative: 24 * ulp})
 
 	loss, balance, wantBalance := s.output(device.Float64, layout{}, 1), s.output(device.Float32, layout{}, runs, e), make([]float64, runs*e)
-	wantLoss := BalanceLoss(wantBalance, wantCounts, wantMass, 0.25, 0.01)
-	s.d.BalanceLoss(s.s, loss.Tensor, balance.Tensor, counts.Tensor, mass.Tensor, 0.25, 0.01)
+	load := s.operand(device.Float64, layout{}, func(i int) float64 { return wantCounts[i] + float64(i%3) }, runs, e)
+	wantLoss := BalanceLoss(wantBalance, wantCounts, load.values(), wantMass, e, 0.25, 10)
+	s.d.BalanceLoss(s.s, loss.Tensor, balance.Tensor, counts.Tensor, load.Tensor, mass.Tensor, 0.25, 10)
 	s.check("BalanceLoss loss", loss, []float64{wantLoss}, tolerance{relative: 24 * ulp})
 	s.check("BalanceLoss gradient", balance, wantBalance, tolerance{relative: ulp})
 
@@ -66,8 +75,8 @@ func (s *suite) route(tokens, e, runs, pad int, o kernels.RouteOptions) {
 	RouteBackward(want, dweights.values(), chosen, wantScores, wantBalance, e, o)
 	s.d.RouteBackward(s.s, dlogits.Tensor, dweights.Tensor, experts.Tensor, scores.Tensor, balance.Tensor, o)
 	s.check("RouteBackward dlogits with a balancing loss", dlogits, want, tol)
-	wantLoss = RouterZLoss(want, logits.values(), e, 0.1)
-	s.d.RouterZLoss(s.s, loss.Tensor, dlogits.Tensor, logits.Tensor, 0.1)
+	wantLoss = RouterZLoss(want, logits.values(), chosen, e, 0.1)
+	s.d.RouterZLoss(s.s, loss.Tensor, dlogits.Tensor, logits.Tensor, experts.Tensor, 0.1)
 	s.check("RouterZLoss loss", loss, []float64{wantLoss}, tolerance{relative: 24 * ulp})
 	s.check("RouterZLoss dlogits", dlogits, want, tol)
 }
@@ -151,10 +160,9 @@ func testKeepAssignments(s *suite) {
 		a := s.assign(tokens, k, e)
 		weights := s.operand(device.Float32, layout{}, func(i int) float64 { return float64(i * i % 11) }, tokens, k)
 		experts := s.numbered(layout{}, a.experts, tokens, k)
-		for _, o := range []kernels.KeepOptions{{To: tokens}, {From: tokens / 3, To: tokens}, {To: tokens, Capacity: 3}, {To: tokens, Capacity: 2, ByPosition: true},
-			{From: 1 * tokens / 4, To: tokens / 2, Capacity: tokens/2 + 1}} {
+		for _, o := range []kernels.KeepOptions{{Capacity: 3}, {Capacity: 2, ByPosition: true}, {Capacity: tokens/2 + 1}, {Capacity: tokens + 1}} {
 			kept, want := s.output(device.Int32, layout{}, tokens, k), make([]int32, tokens*k)
-			KeepAssignments(want, a.experts, weights.values(), k, o)
+			KeepAssignments(want, a.experts, weights.values(), o)
 			s.d.KeepAssignments(s.s, kept.Tensor, experts, weights.Tensor, o)
 			s.check(fmt.Sprintf("KeepAssignments kept with %+v", o), kept, numbersOf(want), tolerance{})
 		}

@@ -88,12 +88,25 @@ func compare(a, b float64) int {
 	return 0
 }
 
+// LeaveOutPadding takes the k experts of each token that is padding.
+func LeaveOutPadding(experts, labels []int32, k int) {
+	for i := range experts {
+		if labels[i/k] == kernels.PaddingLabel {
+			experts[i] = -1
+		}
+	}
+}
+
 // RouteBackward computes dlogits[T, E] from dweights[T, K], and from balance[G, E], the gradient of the scores' shares,
 // which may be nil.
 func RouteBackward(dlogits, dweights []float64, experts []int32, scores, balance []float64, e int, o kernels.RouteOptions) {
 	tokens := len(scores) / e
 	for t := range tokens {
 		y, ds := scores[t*e:(t+1)*e], make([]float64, e)
+		if experts[t*o.TopK] < 0 {
+			clear(dlogits[t*e : (t+1)*e])
+			continue
+		}
 		if balance != nil {
 			run := t / (tokens / (len(balance) / e))
 			sum, mean := 0.0, 0.0
@@ -141,11 +154,14 @@ func CountAssignments(counts []float64, experts []int32, e int, accumulate bool)
 	}
 }
 
-// SumScores computes, or adds to, mass[G, E] of G runs of tokens' scores[T, E].
-func SumScores(mass, scores []float64, e int, accumulate bool) {
+// SumScores computes, or adds to, mass[G, E] of G runs of tokens' scores[T, E]; experts[T, K].
+func SumScores(mass, scores []float64, experts []int32, e int, accumulate bool) {
 	overwrite(mass, accumulate)
 	tokens := len(scores) / e
 	for t := range tokens {
+		if experts[t*(len(experts)/tokens)] < 0 {
+			continue
+		}
 		run, sum := t/(tokens/(len(mass)/e)), 0.0
 		for _, v := range scores[t*e : (t+1)*e] {
 			sum += v
@@ -156,20 +172,32 @@ func SumScores(mass, scores []float64, e int, accumulate bool) {
 	}
 }
 
-// BalanceLoss returns factor * sum(counts * mass) and sets gradient = weight * factor * counts.
-func BalanceLoss(gradient, counts, mass []float64, factor, weight float64) float64 {
+// BalanceLoss returns factor times the sum of f*mass/n over runs and experts, with f = load / the run's load and n the run's
+// counts, and sets gradient[G, E] = weight * factor * f / n.
+func BalanceLoss(gradient, counts, load, mass []float64, e int, factor, weight float64) float64 {
 	sum := 0.0
 	for i := range counts {
-		sum += counts[i] * mass[i]
-		gradient[i] = weight * factor * counts[i]
+		n, all := 0.0, 0.0
+		for j := i / e * e; j < i/e*e+e; j++ {
+			n += counts[j]
+			all += load[j]
+		}
+		gradient[i] = 0
+		if n > 0 && all > 0 {
+			sum += load[i] / all * mass[i] / n
+			gradient[i] = weight * factor * load[i] / all / n
+		}
 	}
 	return factor * sum
 }
 
-// RouterZLoss returns the sum over tokens of logsumexp(logits)^2 and adds weight times its gradient to dlogits[T, E].
-func RouterZLoss(dlogits, logits []float64, e int, weight float64) float64 {
+// RouterZLoss returns the sum over tokens of logsumexp(logits)^2 and adds weight times its gradient to dlogits[T, E]; experts[T, K].
+func RouterZLoss(dlogits, logits []float64, experts []int32, e int, weight float64) float64 {
 	loss, softmax := 0.0, make([]float64, e)
 	for t := range len(logits) / e {
+		if experts[t*(len(experts)/(len(logits)/e))] < 0 {
+			continue
+		}
 		x := logits[t*e : (t+1)*e]
 		routeScores(softmax, x, false)
 		lse := x[0] - math.Log(softmax[0])
@@ -195,7 +223,7 @@ func UpdateRouteBias(bias, counts, clip []float64, rate float64) {
 }
 
 // KeepAssignments copies experts[T, K] to kept[T, K] and replaces what is not kept by -1.
-func KeepAssignments(kept, experts []int32, weights []float64, k int, o kernels.KeepOptions) {
+func KeepAssignments(kept, experts []int32, weights []float64, o kernels.KeepOptions) {
 	for i, e := range experts {
 		before := 0 // assignments that come before this one for its expert
 		for j, other := range experts {
@@ -208,7 +236,7 @@ func KeepAssignments(kept, experts []int32, weights []float64, k int, o kernels.
 			}
 		}
 		kept[i] = e
-		if i/k < o.From || i/k >= o.To || o.Capacity > 0 && before >= o.Capacity {
+		if before >= o.Capacity {
 			kept[i] = -1
 		}
 	}

@@ -24,7 +24,7 @@ func TestTwinGradientOfRoute(t *testing.T) {
 		forward := func() []float64 {
 			weights, mass := make([]float64, tokens*o.TopK), make([]float64, 2*e)
 			Route(weights, experts, scores, logits, nil, e, o)
-			SumScores(mass, scores, e, false)
+			SumScores(mass, scores, experts, e, false)
 			return append(weights, mass...)
 		}
 		want := gradient(logits, append(dweights[:len(dweights):len(dweights)], balance...), forward)
@@ -36,10 +36,10 @@ func TestTwinGradientOfRoute(t *testing.T) {
 }
 
 func TestTwinGradientOfRouterZLoss(t *testing.T) {
-	logits := numbersFor(12, 1)
-	want := gradient(logits, []float64{0.3}, func() []float64 { return []float64{RouterZLoss(make([]float64, 12), logits, 4, 1)} })
+	logits, experts := numbersFor(12, 1), []int32{0, 2, 3}
+	want := gradient(logits, []float64{0.3}, func() []float64 { return []float64{RouterZLoss(make([]float64, 12), logits, experts, 4, 1)} })
 	got := make([]float64, 12)
-	RouterZLoss(got, logits, 4, 0.3)
+	RouterZLoss(got, logits, experts, 4, 0.3)
 	wantNear(t, "dlogits", got, want)
 }
 

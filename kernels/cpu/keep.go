@@ -9,53 +9,44 @@ import (
 	"lockstep/kernels/device"
 )
 
-// KeepAssignments leaves out the assignments of some tokens, and those that are too many for their expert.
+// KeepAssignments leaves out the assignments that are too many for their expert.
 func (d *Device) KeepAssignments(s device.Stream, kept, experts, weights kernels.Tensor, o kernels.KeepOptions) {
 	c := call{name: "KeepAssignments", run: runKeepAssignments}
 	c.operands(1, kept, experts, weights)
-	c.f[0], c.f[1], c.f[2] = float64(o.From), float64(o.To), float64(o.Capacity)
+	c.f[0] = float64(o.Capacity)
 	c.flag[0] = o.ByPosition
 	d.launch(s, kernels.CheckKeepAssignments(kept, experts, weights, o), c)
 }
 
 func runKeepAssignments(d *Device, c *call) error {
 	kept, experts := i32(c.args[0]), i32(c.args[1])
-	if c.f[2] > 0 {
-		last := 0
-		for i, e := range experts {
-			if e < none {
-				return fmt.Errorf("experts[%d] is %d, below %d", i, e, none)
-			}
-			last = max(last, int(e)+1)
+	last := none
+	for i, e := range experts {
+		if e < none {
+			return fmt.Errorf("experts[%d] is %d, below %d", i, e, none)
 		}
-		copy(kept, experts)
-		d.parallel(c, last, limitExperts)
-	} else {
-		copy(kept, experts)
+		last = max(last, int(e))
 	}
-	from, to, k := int(c.f[0]), int(c.f[1]), c.args[1].Last()
-	for i := range kept {
-		if i < from*k || i >= to*k {
-			kept[i] = none
-		}
-	}
+	copy(kept, experts)
+	d.parallel(c, last+1, limitExperts)
 	return nil
 }
 
 // limitExperts leaves out what is too much for the experts [from, to). It looks at each assignment once for each of them, which
 // is little next to what one expert computes.
 func limitExperts(_ *Device, c *call, w *worker, from, to int) {
-	kept, experts, weights, capacity := i32(c.args[0]), i32(c.args[1]), f32(c.args[2]), int(c.f[2])
+	kept, experts, weights, capacity := i32(c.args[0]), i32(c.args[1]), f32(c.args[2]), int(c.f[0])
 	for e := int32(from); e < int32(to); e++ {
 		least, equal := float32(0), capacity // the smallest weight that is kept, and how many of those
-		if byPosition := c.flag[0]; !byPosition {
+		byPosition := c.flag[0]
+		if !byPosition {
 			least, equal = smallestKept(w.scratch[:0], experts, weights, e, capacity)
 		}
 		for i, expert := range experts {
 			switch {
 			case expert != e:
-			case !c.flag[0] && weights[i] > least:
-			case (c.flag[0] || weights[i] == least) && equal > 0:
+			case !byPosition && weights[i] > least:
+			case (byPosition || weights[i] == least) && equal > 0:
 				equal--
 			default:
 				kept[i] = none

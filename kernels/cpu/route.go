@@ -143,6 +143,26 @@ func scaleWeights(weight []float32, normalize bool, epsilon, scale float32) {
 	}
 }
 
+// LeaveOutPadding takes the experts of tokens that are padding.
+func (d *Device) LeaveOutPadding(s device.Stream, experts, labels kernels.Tensor) {
+	c := call{name: "LeaveOutPadding", run: runLeaveOutPadding}
+	c.operands(1, experts, labels)
+	d.launch(s, kernels.CheckLeaveOutPadding(experts, labels), c)
+}
+
+func runLeaveOutPadding(_ *Device, c *call) error {
+	experts, k := i32(c.args[0]), c.args[0].Last()
+	for i, label := range i32(c.args[1]) {
+		if label != kernels.PaddingLabel {
+			continue
+		}
+		for j := range k {
+			experts[i*k+j] = none
+		}
+	}
+	return nil
+}
+
 // RouteBackward computes the gradient of the logits.
 func (d *Device) RouteBackward(s device.Stream, dlogits, dweights, experts, scores, balance kernels.Tensor, o kernels.RouteOptions) {
 	c := call{name: "RouteBackward", run: runRouteBackward}
@@ -152,7 +172,7 @@ func (d *Device) RouteBackward(s device.Stream, dlogits, dweights, experts, scor
 }
 
 func runRouteBackward(d *Device, c *call) error {
-	if err := checkIDs("experts", i32(c.args[2]), 0, c.args[3].Last()); err != nil {
+	if err := checkIDs("experts", i32(c.args[2]), none, c.args[3].Last()); err != nil {
 		return err
 	}
 	return d.overRows(c, &c.args[3], routeBackwardRows)
@@ -165,6 +185,10 @@ func routeBackwardRows(d *Device, c *call, w *worker, from, to int) {
 	ds := w.scratch[:e]
 	i, end := rowSpan(scores, from, to)
 	for ; i < end; i++ {
+		if experts[i*k] == none {
+			clear(f32(*dlogits)[row(dlogits, i):][:e])
+			continue
+		}
 		y := f32(*scores)[row(scores, i):][:e]
 		clear(ds)
 		if !balance.IsZero() {

@@ -7,7 +7,7 @@ func (l *loader) checkExperts() {
 	m, e := &l.config.MoE, l.config.Architecture.Experts
 	if e == nil {
 		for key, asked := range map[string]bool{"moe.bias_update_rate": m.BiasUpdateRate > 0, "moe.aux_loss": m.AuxLoss != "" && m.AuxLoss != "none",
-			"moe.aux_loss_weight": m.AuxLossWeight > 0, "moe.z_loss_weight": m.ZLossWeight > 0} {
+			"moe.aux_loss_weight": m.AuxLossWeight > 0, "moe.z_loss_weight": m.ZLossWeight > 0, "moe.capacity_factor": m.CapacityFactor > 0} {
 			if asked {
 				l.problem(key, "the model has no experts", "remove it")
 			}
@@ -17,6 +17,9 @@ func (l *loader) checkExperts() {
 	}
 	if m.BiasUpdateRate > 0 && !e.CorrectionBias {
 		l.problem("moe.bias_update_rate", fmt.Sprintf("the routers of a %s have no bias", l.config.Architecture.Family), "remove it; moe.aux_loss evens out the load")
+	}
+	if l.usable("moe.capacity_factor", "moe.drop_policy") {
+		e.CapacityFactor, e.DropByPosition = m.CapacityFactor, m.DropPolicy == "position"
 	}
 	if !l.usable("moe.aux_loss", "moe.aux_loss_weight") {
 		return
@@ -29,6 +32,17 @@ func (l *loader) checkExperts() {
 	}
 	if m.AuxLoss == "hf" && e.Route.Sigmoid {
 		l.problem("moe.aux_loss", `"hf" is a loss of softmax scores, and this router's are sigmoids`, `use "sequence" or "none"`)
+	}
+	if m.AuxLoss == "global" && l.usable("parallel.interleave_micro_batches") && l.config.Parallel.InterleaveMicroBatches {
+		l.problem("moe.aux_loss", `"global" is not available with parallel.interleave_micro_batches: it counts micro batches one after the other`, `use "sequence", or remove the other`)
+	}
+	if m.AuxLoss == "global" && l.usable("run.deterministic") && l.config.Run.Deterministic == "layout" {
+		if l.set["run.deterministic"] {
+			l.problem("moe.aux_loss", `"global" counts what ranks have done so far, which depends on their number, against run.deterministic = "layout"`,
+				`set run.deterministic to "run", or use "sequence"`)
+		}
+		l.config.Run.Deterministic = "run"
+		l.note("run.deterministic", `moe.aux_loss = "global" depends on the number of ranks: falling back to "run", the same bits on this number of ranks only`)
 	}
 	switch {
 	case m.AuxLoss == "none" || l.set["moe.aux_loss_weight"]:

@@ -335,10 +335,12 @@ type MoE struct {
 	BiasUpdateRate float64 `toml:"bias_update_rate" range:"[0,1]"`
 	// A loss that evens out the load of E experts: E times the sum over experts of the share f of the tokens that go to it
 	// and its mean score P. `hf`: as in Transformers, over a micro batch and all layers together. `sequence`: over each sample and
-	// each layer apart, f divided by num_experts_per_tok, as DeepSeek-V3's authors have it. `none`: no such loss. It is
+	// each layer apart, f divided by num_experts_per_tok, as DeepSeek-V3's authors have it. `global`: each layer apart, f divided likewise and
+	// taken from all micro batches of the step so far on all ranks, P from a micro batch, as Qwen's authors and Megatron-Core have
+	// it; so far depends on the number of ranks, which run.deterministic = "layout" excludes. `none`: no such loss. It is
 	// reported apart from the loss. Default: `hf` where the config.json or its Transformers class has router_aux_loss_coef, else
 	// `none`.
-	AuxLoss string `toml:"aux_loss" values:"none,hf,sequence" later:"global"`
+	AuxLoss string `toml:"aux_loss" values:"none,hf,sequence,global"`
 	// What multiplies it. Default: router_aux_loss_coef of the config.json, else aux_loss_alpha; required where it has neither.
 	AuxLossWeight float64 `toml:"aux_loss_weight" range:"[0,)"`
 	// What multiplies the mean over tokens of the square of logsumexp(router logits), which keeps them small, added up over
@@ -347,6 +349,11 @@ type MoE struct {
 	// With parallel.expert: for how many tokens a rank has memory to receive them from others, by their number where the load is even.
 	// What is more goes in further rounds, which are computed again in the backward pass; no token is dropped.
 	DispatchFactor float64 `toml:"dispatch_factor" range:"[1,65536]"`
+	// How many tokens an expert takes of a micro batch on a rank, by their number where the load is even; the others go without that
+	// expert, as in Megatron-Core, and metrics.jsonl counts them. 0: all, nothing is dropped.
+	CapacityFactor float64 `toml:"capacity_factor" range:"[0,65536]"`
+	// With capacity_factor: an expert drops the tokens with the smallest weights (`probs`) or the last ones (`position`).
+	DropPolicy string `toml:"drop_policy" values:"probs,position"`
 }
 
 // Recompute is section [recompute].
@@ -430,7 +437,7 @@ func Default() *Config {
 			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
 		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, ContextAlgorithm: "ring", Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
-		MoE:        MoE{DispatchFactor: 2},
+		MoE:        MoE{DispatchFactor: 2, DropPolicy: "probs"},
 		Recompute:  Recompute{Mode: "none"},
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},
 		Monitor:    Monitor{LogInterval: 1},

@@ -177,7 +177,7 @@ func TestChatDataset(t *testing.T) {
 		labels := 0
 		for _, r := range rows {
 			for i, label := range r.Labels {
-				if label != NoLabel {
+				if label >= 0 {
 					labels++
 				}
 				if r.IDs[i] < 0 {

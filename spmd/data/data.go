@@ -117,7 +117,7 @@ type Dataset struct {
 
 // Rows are samples, [b,s] row by row.
 type Rows struct {
-	// IDs are the inputs, Labels the tokens after them or NoLabel.
+	// IDs are the inputs, Labels the tokens after them, NoLabel or Padding.
 	IDs, Labels []int32
 	// Starts are the indices in the row of the first token of each input's document, which never decrease along a row.
 	// Positions are the inputs' positions in their documents, from 0. Both may be nil.
@@ -311,7 +311,7 @@ func (d *Dataset) Labels(step, samples int) (int64, error) {
 	n := int64(0)
 	err := d.each(step, samples, func(r *row) error {
 		for _, label := range r.labels {
-			if label != NoLabel {
+			if label >= 0 {
 				n++
 			}
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // A packing puts whole documents into samples. A document of L tokens takes L-1 positions of a sample, one for each token that
-// is predicted, so that nothing is spent on its end; positions that stay empty have token 0, no label, and a document each.
+// is predicted, so that nothing is spent on its end; positions that stay empty have token 0, the label Padding, and a document each.
 // As a table of int64 in little-endian order, which is kept in a file and mapped:
 //
 //	packs, entries, truncated, split, empty     how many samples and pieces of documents there are, and what became of documents
@@ -62,7 +62,7 @@ func (p *packing) fill(j int64, r *row) error {
 		at += n
 	}
 	for ; at < len(r.ids); at++ {
-		r.ids[at], r.labels[at], r.starts[at] = 0, NoLabel, int32(at)
+		r.ids[at], r.labels[at], r.starts[at] = 0, Padding, int32(at)
 	}
 	return nil
 }

@@ -72,11 +72,11 @@ func TestPackedSample(t *testing.T) {
 			[]int32{0, 0, 0, 3, 3, 5}, "2 samples of 6 tokens, packed from 4 documents, 1 truncated, 1 without a token to predict"},
 		{"best-fit", "split",
 			[][]int32{{0, 1, 2, 4, 5, 17}, {8, 9, 10, 11, 12, 13}, {14, 15, 0, 0, 0, 0}},
-			[][]int32{{1, -1, 3, 5, 6, -1}, {9, 10, 11, 12, 13, 14}, {15, 16, -1, -1, -1, -1}},
+			[][]int32{{1, -1, 3, 5, 6, -1}, {9, 10, 11, 12, 13, 14}, {15, 16, -2, -2, -2, -2}},
 			[]int32{0, 0, 0, 3, 3, 5}, "3 samples of 6 tokens, packed from 5 documents, 1 split, 1 without a token to predict"},
 		{"none", "truncate",
 			[][]int32{{0, 1, 2, 0, 0, 0}, {4, 5, 0, 0, 0, 0}, {8, 9, 10, 11, 12, 13}, {17, 0, 0, 0, 0, 0}},
-			[][]int32{{1, -1, 3, -1, -1, -1}, {5, 6, -1, -1, -1, -1}, {9, 10, 11, 12, 13, 14}, {-1, -1, -1, -1, -1, -1}},
+			[][]int32{{1, -1, 3, -2, -2, -2}, {5, 6, -2, -2, -2, -2}, {9, 10, 11, 12, 13, 14}, {-1, -2, -2, -2, -2, -2}},
 			[]int32{0, 0, 0, 3, 4, 5}, "4 samples of 6 tokens, packed from 4 documents, 1 truncated, 1 without a token to predict"},
 	} {
 		d, err := New([]Source{source}, Options{Parts: onePart("x"), SequenceLength: 6, Packing: c.packing, Overlong: c.overlong, EOD: 5})
@@ -96,7 +96,7 @@ func TestPackedSample(t *testing.T) {
 				if r.Positions[k] != int32(k)-r.Starts[k] {
 					t.Errorf("position %d of token %d, whose document starts at %d", r.Positions[k], k, r.Starts[k])
 				}
-				if c.labels[i][k] != NoLabel {
+				if c.labels[i][k] >= 0 {
 					labels++
 				}
 			}
@@ -132,7 +132,7 @@ func TestPackingLosesNothing(t *testing.T) {
 		rows := rowsOf(t, d)
 		for _, r := range rows {
 			for k, label := range r.Labels {
-				if label == NoLabel {
+				if label < 0 {
 					continue
 				}
 				seen[label]++

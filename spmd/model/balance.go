@@ -3,6 +3,7 @@ package model
 import (
 	"slices"
 
+	"lockstep/collective"
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -19,6 +20,10 @@ const (
 	// BalanceSequence counts over each sample and each layer apart, and divides f by K: DeepSeek-AI, "DeepSeek-V3 Technical
 	// Report", 2024, section 2.1.2. The scores of a token are divided by their sum. Layers add up, samples are averaged.
 	BalanceSequence
+	// BalanceGlobal takes f from all micro batches of the step so far, on all ranks, divided by K, and P from a micro batch, each
+	// layer apart: Z. Qiu et al., "Demons in the Detail: On Implementing Load Balancing Loss for Training Specialized
+	// Mixture-of-Expert Models", 2025, with the buffer of section 3 for accumulated gradients. Layers add up.
+	BalanceGlobal
 )
 
 // Balancing is how a training step evens out the load of experts, and where it leaves what it counts.
@@ -27,9 +32,12 @@ type Balancing struct {
 	// LossWeight and ZLossWeight multiply the balancing loss and the router's z-loss, the mean over tokens of the square of
 	// logsumexp(logits), added up over layers.
 	LossWeight, ZLossWeight float64
+	// Ranks are those that hold the same layers, which add up what they count for BalanceGlobal.
+	Ranks collective.Group
 	// MicroBatches is M, the micro batches of the step on all ranks, over which losses are averaged.
 	MicroBatches int
-	// Load counts the step's assignments on this rank: [layers with experts, E] Float64.
+	// Load counts the step's assignments on this rank: [layers with experts, E] Float64, and where experts have a capacity, in as
+	// many more rows, those that are kept.
 	Load kernels.Tensor
 	// Rounds is the most rounds of the step in which tokens were sent to the ranks of their experts, 0 where they are on all.
 	Rounds int
@@ -40,7 +48,20 @@ func (m *Model) PlaceLoad(a *kernels.Arena) kernels.Tensor {
 	if m.Config.Experts == nil {
 		return kernels.Tensor{}
 	}
-	return a.Tensor(device.Float64, m.Config.sparseLayers(), m.Config.Experts.Count)
+	rows := m.Config.sparseLayers()
+	if m.Config.Experts.CapacityFactor > 0 {
+		rows *= 2
+	}
+	return a.Tensor(device.Float64, rows, m.Config.Experts.Count)
+}
+
+// loadOf returns the row [1,E] of a load that counts a mixture's assignments, or those of them that are kept.
+func (m *mixture) loadOf(load kernels.Tensor, kept bool) kernels.Tensor {
+	row := m.index
+	if kept {
+		row += m.layers
+	}
+	return load.Narrow(0, row, row+1)
 }
 
 // sparseLayers returns the number of layers with experts.
@@ -153,9 +174,10 @@ func (p *Passage) carryBalance(x *Context) {
 	}
 }
 
-// balanceRecord is what a mixture keeps for BalanceSequence.
+// balanceRecord is what a mixture keeps for BalanceSequence, and in the first row for BalanceGlobal.
 type balanceRecord struct {
 	counts, mass kernels.Tensor // [B,E] Float64, within one call
+	load         kernels.Tensor // [1,E] Float64, within one call
 	gradient     kernels.Tensor // [B,E]
 }
 
@@ -163,6 +185,7 @@ func (m *mixture) newBalanceRecord(size Size, mem *Memory) balanceRecord {
 	return balanceRecord{
 		counts:   mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
 		mass:     mem.Scratch.Tensor(device.Float64, size.Batch, m.Count),
+		load:     mem.Exchanged.Tensor(device.Float64, 1, m.Count),
 		gradient: mem.statistic(mem.Saved, size.Batch, m.Count),
 	}
 }
@@ -176,25 +199,42 @@ func (m *mixture) count(c *Context, r *mixtureRecord, mb *MicroBatch) {
 		return
 	}
 	k, s := c.Kernels, c.Stream
-	k.CountAssignments(s, b.Load.Narrow(0, m.index, m.index+1), r.experts, true)
-	weight, length := b.LossWeight/float64(b.MicroBatches), float64(c.Size.Whole())
+	k.CountAssignments(s, m.loadOf(b.Load, false), r.experts, true)
+	if m.CapacityFactor > 0 {
+		k.CountAssignments(s, m.loadOf(b.Load, true), r.kept, true)
+	}
+	weight, experts, top := b.LossWeight/float64(b.MicroBatches), float64(m.Count), float64(m.Route.TopK)
 	switch b.Loss {
 	case BalanceMicroBatch:
 		e := &mb.Experts
 		counts, mass := e.sums.Narrow(0, 0, 1), e.sums.Narrow(0, 1, 2)
 		k.CountAssignments(s, counts, r.experts, m.index > 0)
-		k.SumScores(s, mass, r.scores, m.index > 0)
-		if n := float64(m.layers*c.Size.Batch) * length; m.index == m.layers-1 {
+		k.SumScores(s, mass, r.scores, r.experts, m.index > 0)
+		if m.index == m.layers-1 {
 			c.addUp(counts)
-			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.myGradient, counts, mass, float64(m.Count)/(n*n), weight)
+			k.BalanceLoss(s, m.lossOf(mb, 0, 0), e.myGradient, counts, counts, mass, experts*top*top, weight)
 		}
 	case BalanceSequence:
-		k.CountAssignments(s, r.balance.counts, r.experts, false)
-		c.addUp(r.balance.counts)
-		k.SumScores(s, r.balance.mass, r.scores, false)
-		k.BalanceLoss(s, m.lossOf(mb, 0, m.index), r.balance.gradient, r.balance.counts, r.balance.mass,
-			float64(m.Count)/(float64(m.Route.TopK)*length*length*float64(c.Size.Batch)), weight)
+		own := &r.balance
+		k.CountAssignments(s, own.counts, r.experts, false)
+		c.addUp(own.counts)
+		k.SumScores(s, own.mass, r.scores, r.experts, false)
+		k.BalanceLoss(s, m.lossOf(mb, 0, m.index), own.gradient, own.counts, own.counts, own.mass, experts*top/float64(c.Size.Batch), weight)
+	case BalanceGlobal:
+		own := r.balance.first()
+		k.CountAssignments(s, own.counts, r.experts, false)
+		c.addUp(own.counts)
+		k.SumScores(s, own.mass, r.scores, r.experts, false)
+		k.Copy(s, own.load, m.loadOf(b.Load, false))
+		s.Wait(b.Ranks.AllReduce(own.load.Region(), c.SumFloat64, s.Record()))
+		k.BalanceLoss(s, m.lossOf(mb, 0, m.index), own.gradient, own.counts, own.load, own.mass, experts*top, weight)
 	}
+}
+
+// first returns the record of a whole micro batch as one run of tokens.
+func (r balanceRecord) first() balanceRecord {
+	r.counts, r.mass, r.gradient = r.counts.Narrow(0, 0, 1), r.mass.Narrow(0, 0, 1), r.gradient.Narrow(0, 0, 1)
+	return r
 }
 
 // lossOf returns the place [1] of an auxiliary loss: of kind 0, a balancing loss, or 1, a z-loss.
@@ -210,11 +250,11 @@ func (m *mixture) routeGradient(c *Context, r *mixtureRecord, mb *MicroBatch) {
 		b = nil // the sum over tensor ranks is to have the gradients of these losses once
 	}
 	if b != nil {
-		gradient = [...]kernels.Tensor{BalanceMicroBatch: mb.Experts.gradient, BalanceSequence: r.balance.gradient}[b.Loss]
+		gradient = [...]kernels.Tensor{BalanceMicroBatch: mb.Experts.gradient, BalanceSequence: r.balance.gradient, BalanceGlobal: r.balance.first().gradient}[b.Loss]
 	}
 	c.Kernels.RouteBackward(c.Stream, r.dLogits, r.dWeights, r.experts, r.scores, gradient, m.Route)
 	if b != nil && b.ZLossWeight > 0 {
-		c.Kernels.RouterZLoss(c.Stream, m.lossOf(mb, 1, m.index), r.dLogits, r.logits,
+		c.Kernels.RouterZLoss(c.Stream, m.lossOf(mb, 1, m.index), r.dLogits, r.logits, r.experts,
 			b.ZLossWeight/float64(b.MicroBatches*c.Size.Batch*c.Size.Whole()))
 	}
 }
@@ -226,12 +266,12 @@ func (c *Context) addUp(counts kernels.Tensor) {
 	}
 }
 
-// UpdateBiases moves the biases of this rank's routers that have one, and that are not frozen, by rate, against the step's load [layers with experts, E]
-// Float64 on all ranks. clip is the optimizer's.
+// UpdateBiases moves the biases of this rank's routers that have one, and that are not frozen, by rate, against the step's load on
+// all ranks, as PlaceLoad places it: what is kept, as in Megatron-Core. clip is the optimizer's.
 func (m *Model) UpdateBiases(k kernels.Operators, s device.Stream, load, clip kernels.Tensor, rate float64) {
 	for _, b := range m.blocks() {
 		if x, ok := b.feedForward.(*mixture); ok && x.bias != nil && slices.Contains(m.uses, x.bias) {
-			k.UpdateRouteBias(s, x.bias.Weight(), load.Narrow(0, x.index, x.index+1).Reshape(x.Count), clip, rate)
+			k.UpdateRouteBias(s, x.bias.Weight(), x.loadOf(load, x.CapacityFactor > 0).Reshape(x.Count), clip, rate)
 		}
 	}
 }

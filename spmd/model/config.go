@@ -96,6 +96,11 @@ type Experts struct {
 	// Transformers class knows the former.
 	AuxLossWeight float64
 	HasAuxLoss    bool
+	// CapacityFactor is how many tokens an expert takes of a micro batch on a rank, by their number where the load is even; the
+	// others go without it: those with the smallest weights, or with DropByPosition the last. 0: it takes all. No config.json has
+	// these two.
+	CapacityFactor float64
+	DropByPosition bool
 
 	sparse []bool // by layer
 }

@@ -118,7 +118,7 @@ func (m *Memory) keep(r Recompute) *kernels.Arena {
 // A MicroBatch is what one forward and backward pass works on.
 type MicroBatch struct {
 	IDs    kernels.Tensor // [B*T] Int32
-	Labels kernels.Tensor // [B*T] Int32, negative where there is no loss
+	Labels kernels.Tensor // [B*T] Int32, negative where there is no loss, kernels.PaddingLabel where there is no token
 	// Positions are the tokens' positions [B,T] Int32 where they start again in each document, else none: then they count
 	// from 0 in each sample.
 	Positions kernels.Tensor
@@ -172,6 +172,8 @@ type Context struct {
 	Ring, Ulysses, ContextRanks collective.Group
 	// SumFloat64 adds up float64 of several ranks.
 	SumFloat64 collective.Reduction
+	// Padded says that some labels may be kernels.PaddingLabel.
+	Padded bool
 	// Balancing is that of a training step, nil where nothing is trained or the model has no experts.
 	Balancing *Balancing
 	// Progress is told where the passes are, nil where nobody wants to know.

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
@@ -40,6 +41,8 @@ type mixtureRecord struct {
 	// Kept but for RecomputeFull: what the router has decided.
 	logits, scores, weights    kernels.Tensor // [B*T,E], [B*T,E], [B*T,K]
 	experts, position, offsets kernels.Tensor // Int32 [B*T,K], [B*T,K], [E+1]
+	// kept are the experts but for those of assignments that are left out, within one call; none where all are kept.
+	kept kernels.Tensor // Int32 [B*T,K]
 
 	work expertWork
 	// exchange is nil where this rank has all experts.
@@ -135,6 +138,9 @@ func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record 
 	r.logits, r.scores, r.weights = statistic(routed, t, e), statistic(routed, t, e), statistic(routed, t, top)
 	r.experts, r.position = routed.Tensor(device.Int32, t, top), routed.Tensor(device.Int32, t, top)
 	r.offsets = routed.Tensor(device.Int32, e+1)
+	if m.CapacityFactor > 0 {
+		r.kept = mem.Scratch.Tensor(device.Int32, t, top)
+	}
 	r.balance = m.newBalanceRecord(size, mem)
 	r.dLogits, r.dWeights = statistic(mem.Delayed, t, e), statistic(mem.Scratch, t, top)
 	if m.ranks > 1 {
@@ -170,7 +176,7 @@ func (m *mixture) matrices(x kernels.Tensor) kernels.Tensor {
 
 func (m *mixture) forward(c *Context, record Record, mb *MicroBatch, y, x kernels.Tensor) {
 	r := record.(*mixtureRecord)
-	m.route(c, r, x)
+	m.route(c, r, mb, x)
 	m.count(c, r, mb)
 	m.planDispatch(c, r)
 	var returned device.Event
@@ -195,14 +201,27 @@ func (m *mixture) forward(c *Context, record Record, mb *MicroBatch, y, x kernel
 }
 
 // route chooses the experts and the rows of the assignments.
-func (m *mixture) route(c *Context, r *mixtureRecord, x kernels.Tensor) {
+func (m *mixture) route(c *Context, r *mixtureRecord, mb *MicroBatch, x kernels.Tensor) {
 	c.Kernels.MatMul(c.Stream, r.logits, x, m.router.Weight(), kernels.MatMulOptions{TransB: true})
 	var bias kernels.Tensor
 	if m.bias != nil {
 		bias = m.bias.Weight()
 	}
 	c.Kernels.Route(c.Stream, r.weights, r.experts, r.scores, r.logits, bias, m.Route)
-	c.Kernels.SortByExpert(c.Stream, r.position, r.offsets, m.own(r.experts))
+	if c.Padded {
+		c.Kernels.LeaveOutPadding(c.Stream, r.experts, mb.Labels)
+	}
+	kept := r.experts
+	if m.CapacityFactor > 0 {
+		kept = r.kept
+		c.Kernels.KeepAssignments(c.Stream, kept, r.experts, r.weights, kernels.KeepOptions{Capacity: m.capacity(c.Size.Tokens()), ByPosition: m.DropByPosition})
+	}
+	c.Kernels.SortByExpert(c.Stream, r.position, r.offsets, m.own(kept))
+}
+
+// capacity returns how many of a number of tokens an expert takes.
+func (m *mixture) capacity(tokens int) int {
+	return int(math.Ceil(float64(tokens*m.Route.TopK) / float64(m.Count) * m.CapacityFactor))
 }
 
 // unpermute adds up what the rows of each of this rank's tokens have come back with, in y [B*T,H], and gives zeros for other tokens.
@@ -234,7 +253,7 @@ func (m *mixture) throughActivation(c *Context, w *expertWork) {
 func (m *mixture) recompute(c *Context, record Record, mb *MicroBatch, x kernels.Tensor) {
 	r := record.(*mixtureRecord)
 	if r.full {
-		m.route(c, r, x)
+		m.route(c, r, mb, x)
 		m.sortByRound(c, r)
 	}
 	sent := m.send(c, r, 0, m.own(x))

@@ -82,6 +82,9 @@ func (j *JSONL) Step(r Step) error {
 		j.number("z_loss", e.ZLoss)
 		j.number("expert_load_max", e.MaxLoad)
 		j.number("expert_load_min", e.MinLoad)
+		if e.Dropped > 0 {
+			j.number("dropped", e.Dropped)
+		}
 		if e.Rounds > 0 {
 			j.line = strconv.AppendInt(append(j.line, `,"dispatch_rounds":`...), int64(e.Rounds), 10)
 		}

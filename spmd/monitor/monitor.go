@@ -38,6 +38,8 @@ type Experts struct {
 	// Rounds is the most rounds in which a micro batch's tokens were sent to the ranks of their experts, 0 where each rank has
 	// all experts.
 	Rounds int
+	// Dropped is the share of assignments that were dropped because their expert had no capacity left.
+	Dropped float64
 }
 
 // TokensPerSecond returns the speed of the step over all ranks, 0 where its time was not measured.

@@ -9,7 +9,7 @@ import (
 )
 
 // balanceLosses are the values of moe.aux_loss.
-var balanceLosses = map[string]model.BalanceLoss{"none": model.NoBalanceLoss, "hf": model.BalanceMicroBatch, "sequence": model.BalanceSequence}
+var balanceLosses = map[string]model.BalanceLoss{"none": model.NoBalanceLoss, "hf": model.BalanceMicroBatch, "sequence": model.BalanceSequence, "global": model.BalanceGlobal}
 
 // clearLoad starts the count of a step's assignments to experts.
 func (t *Trainer) clearLoad() {
@@ -42,6 +42,9 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 		return e, nil
 	}
 	layers, perToken := load.Shape[0], float64(t.Size.Batch*t.Size.Whole())
+	if t.Config.MoE.CapacityFactor > 0 {
+		layers /= 2
+	}
 	t.eachAuxiliary(func(i int, v float64) {
 		switch v /= float64(t.MicroBatches); i / layers {
 		case 0:
@@ -56,9 +59,20 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 	if err := t.Device.Read(t.Stream, device.BytesOf(t.host.load), load.Region()); err != nil {
 		return e, err
 	}
-	e.MaxLoad, e.MinLoad = spread(t.host.load, load.Last())
+	all, kept := t.host.load[:layers*load.Last()], t.host.load[layers*load.Last():]
+	e.MaxLoad, e.MinLoad = spread(all, load.Last())
+	if len(kept) > 0 {
+		e.Dropped = 1 - total(kept)/total(all)
+	}
 	e.Rounds = t.rounds()
 	return e, nil
+}
+
+func total(counts []float64) (sum float64) {
+	for _, n := range counts {
+		sum += n
+	}
+	return sum
 }
 
 // spread returns the largest and the smallest load of an expert, by the mean of its layer. loads has the given number of experts
@@ -66,10 +80,8 @@ func (t *Trainer) readExperts() (e monitor.Experts, err error) {
 func spread(loads []float64, experts int) (most, least float64) {
 	least = math.Inf(1)
 	for at := 0; at < len(loads); at += experts {
-		layer, sum := loads[at:at+experts], 0.0
-		for _, n := range layer {
-			sum += n
-		}
+		layer := loads[at : at+experts]
+		sum := total(layer)
 		for _, n := range layer {
 			share := n * float64(experts) / sum
 			most, least = max(most, share), min(least, share)

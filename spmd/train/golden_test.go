@@ -54,6 +54,7 @@ type curve struct {
 		AuxLoss  float64 `json:"aux_loss"`
 		ZLoss    float64 `json:"z_loss"`
 		MTPLoss  float64 `json:"mtp_loss"`
+		Dropped  float64 `json:"dropped"`
 	} `json:"steps"`
 }
 
@@ -151,17 +152,17 @@ func checkCurve(t *testing.T, name string, got []monitor.Step) {
 	if len(got) != len(want.Steps) {
 		t.Fatalf("%d steps, want %d", len(got), len(want.Steps))
 	}
-	kinds := [6]string{"loss", "grad_norm", "lr", "aux_loss", "z_loss", "mtp_loss"}
-	worst := [6]float64{}
+	kinds := [7]string{"loss", "grad_norm", "lr", "aux_loss", "z_loss", "mtp_loss", "dropped"}
+	worst := [7]float64{}
 	for i, w := range want.Steps {
-		for k, v := range [6][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR},
-			{got[i].Experts.BalanceLoss, w.AuxLoss}, {got[i].Experts.ZLoss, w.ZLoss}, {got[i].PredictionLoss, w.MTPLoss}} {
+		for k, v := range [7][2]float64{{got[i].Loss, w.Loss}, {got[i].GradNorm, w.GradNorm}, {got[i].LR, w.LR},
+			{got[i].Experts.BalanceLoss, w.AuxLoss}, {got[i].Experts.ZLoss, w.ZLoss}, {got[i].PredictionLoss, w.MTPLoss}, {got[i].Experts.Dropped, w.Dropped}} {
 			d := math.Abs(v[0]-v[1]) / max(math.Abs(v[1]), 1e-12)
 			if v[1] == 0 {
 				d = math.Abs(v[0])
 			}
 			worst[k] = max(worst[k], d)
-			if limit := [6]float64{2e-5, 2e-4, 1e-15, 2e-5, 2e-5, 2e-5}[k]; !(d <= limit) {
+			if limit := [7]float64{2e-5, 2e-4, 1e-15, 2e-5, 2e-5, 2e-5, 1e-12}[k]; !(d <= limit) {
 				t.Errorf("step %d: %s is %v, the reference's %v: relative difference %.1e", i+1, kinds[k], v[0], v[1], d)
 			}
 		}

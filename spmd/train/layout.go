@@ -198,7 +198,7 @@ func (l *Layout) placeLines(p *placed, k kernels.Device, s [2]device.Stream, a a
 		memory.Delayed = a.saved
 	}
 	add := func(s device.Stream) {
-		c := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin, Balancing: p.balancing}
+		c := &model.Context{Kernels: k, Stream: s, Size: l.Size, Cos: p.cos, Sin: p.sin, Balancing: p.balancing, Padded: l.Config.Data.Packing != "concat"}
 		p.contexts, lines = append(p.contexts, c), append(lines, pipeline.Line{Context: c, Memory: memory})
 	}
 	add(s[0])

@@ -120,6 +120,8 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("moe.aux_loss", c.MoE.AuxLoss)
 	add("moe.aux_loss_weight", c.MoE.AuxLossWeight)
 	add("moe.z_loss_weight", c.MoE.ZLossWeight)
+	add("moe.capacity_factor", c.MoE.CapacityFactor)
+	add("moe.drop_policy", c.MoE.DropPolicy)
 	add("lr_schedule.type", c.LRSchedule.Type)
 	add("lr_schedule.warmup_steps", c.LRSchedule.WarmupSteps)
 	add("lr_schedule.min_lr", c.LRSchedule.MinLR)

@@ -165,6 +165,9 @@ func (t *Trainer) allocate() error {
 	for i, c := range t.placed.contexts {
 		c.Tensor, c.Sum, c.Expert = t.tensor[i], t.activationSum(), t.experts
 	}
+	if b := t.placed.balancing; b != nil {
+		b.Ranks = t.reducing[model.TensorReplicas].beside
+	}
 	if err := t.openContextGroups(); err != nil {
 		return err
 	}
