@@ -52,6 +52,10 @@ func (l *loader) checkInterleaving() {
 			l.problem("parallel.interleave_micro_batches", fmt.Sprintf("is not available with %s = %d yet", other.key, other.size), "set it to false, or "+other.key+" to 1")
 		}
 	}
+	if l.usable("parallel.zero_stage") && p.ZeROStage > 1 {
+		l.problem("parallel.interleave_micro_batches", fmt.Sprintf("is not available with parallel.zero_stage = %d: two micro batches would use two layers' weights and gradients each", p.ZeROStage),
+			"set it to false, or parallel.zero_stage to 1")
+	}
 }
 
 // checkHeldTokens checks that with sequence parallelism each tensor rank holds the same number of tokens.

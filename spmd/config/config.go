@@ -305,9 +305,13 @@ type Parallel struct {
 	// Work on two micro batches at a time where there are tensor ranks, the forward pass of one and the backward pass of the one before:
 	// while the one exchanges activations, the other computes. Takes the memory of two micro batches. Needs pipeline = 1.
 	InterleaveMicroBatches bool `toml:"interleave_micro_batches"`
-	// What data ranks split instead of holding it whole: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
-	ZeROStage int `toml:"zero_stage" only:"0" feature:"ZeRO"`
-	// Exchange gradients between data ranks while the backward pass goes on, not after it. The bits are the same.
+	// What ranks that hold the same weights share instead of each having it whole (ZeRO): 0 nothing, 1 the optimizer's state, 2
+	// gradients too, 3 weights too, of which a rank then has those of two layers at a time. Under deterministic = "layout" the
+	// bits are those of 0, and a rank with several micro batches per step keeps their gradients whole until the last one; under
+	// "run" it keeps its share alone.
+	ZeROStage int `toml:"zero_stage" range:"[0,3]"`
+	// Exchange gradients between data ranks while the backward pass goes on, not after it, and with zero_stage weights while the
+	// layers before compute. The bits are the same.
 	Overlap bool `toml:"overlap"`
 	// With overlap: gradients are exchanged in buckets of whole layers, as many as fit in this size, in MiB. The larger they are, the
 	// less each byte costs, and the more is left to exchange when the backward pass ends.

@@ -17,16 +17,26 @@ type Gradients struct {
 	Touched *Touched
 
 	model    *Model
+	own      Span           // of the table's rows: those whose gradients this rank has once they are summed
+	table    Piece          // these rows
+	cuts     []int          // the first row of the table that each rank has, and the end of the last; nil where that is another stage's
+	shard    kernels.Tensor // [GradientElements] of this rank's shard, where it keeps no other gradients, else none
 	ids      kernels.Tensor // [rows] Int32: the touched ids, each counted from the first of its piece of the table
 	expanded kernels.Tensor // one piece of the table's gradient, none where the head is tied to it
 	host     []int32        // what ids receives
 	loan     loan
 }
 
-// PlaceGradients places what a buffer of gradients needs beside it, for steps of at most rows different ids: fixed keeps it
-// all the time, scratch is free between steps' passes and the next piece.
-func (m *Model) PlaceGradients(flat kernels.Tensor, rows int, fixed, scratch *kernels.Arena) *Gradients {
-	g := &Gradients{Flat: flat, model: m, host: make([]int32, rows), Touched: NewTouched(m.table.uses[0].vocabulary(), m.Vocabulary(), rows)}
+// PlaceGradients places what a buffer of gradients needs beside it, for steps of at most rows different ids: fixed keeps it all
+// the time, scratch is free between steps' passes and the next piece. Once gradients are summed, this rank has its part of the
+// shards: in flat, or in a buffer of these alone [shards.GradientElements] where there is one.
+func (m *Model) PlaceGradients(flat, shard kernels.Tensor, shards *Shards, rows int, fixed, scratch *kernels.Arena) *Gradients {
+	g := &Gradients{Flat: flat, model: m, own: Span{0, m.Vocabulary()}, shard: shard, host: make([]int32, rows),
+		Touched: NewTouched(m.table.uses[0].vocabulary(), m.Vocabulary(), rows)}
+	if g.cuts = shards.tableRows(); g.cuts != nil {
+		rank := shards.places[Replicas].Rank
+		g.own, g.table = Span{g.cuts[rank], g.cuts[rank+1]}, shards.owned(m.table.parameter())
+	}
 	if m.UsesTable() {
 		g.ids = fixed.Tensor(device.Int32, rows)
 	}
@@ -45,8 +55,12 @@ func (g *Gradients) WriteIDs(d device.Device, s device.Stream) {
 	if !g.loan.ids.IsZero() {
 		d.Write(s, g.loan.ids.Narrow(0, 0, n).Region(), device.BytesOf(g.Touched.ids))
 	}
+	base := int32(0) // the first row of what Merge adds to
+	if g.model.Config.TieWordEmbeddings {
+		base = int32(g.own.From)
+	}
 	for row, id := range g.Touched.ids {
-		g.host[row] = id % per
+		g.host[row] = max(0, id-base) % per
 	}
 	d.Write(s, g.ids.Narrow(0, 0, n).Region(), device.BytesOf(g.host[:n]))
 }
@@ -64,20 +78,35 @@ func (g *Gradients) Of(r Region) kernels.Tensor {
 	return g.Flat.Narrow(0, r.From, r.To)
 }
 
+// CountRows fills counts with the bytes of touched rows that each rank of the shards owns, and returns for how many uses of the table
+// there are as many: none where the rank that has the table is another one.
+func (g *Gradients) CountRows(counts []int) (uses int) {
+	if g.cuts == nil {
+		return 0
+	}
+	for r := range counts {
+		first, end := g.Touched.within(g.cuts[r], g.cuts[r+1])
+		counts[r] = (end - first) * g.model.Config.HiddenSize * device.Float32.Size()
+	}
+	return len(g.model.table.here)
+}
+
 // Merge enqueues the addition of the rows of further uses of the table to those of the embedding, in the order of use, and of
 // all to the gradient of a tied head. It comes after all sums over micro batches and ranks, and after Returned has been filled: this
 // order does not depend on the layout of ranks.
 func (g *Gradients) Merge(k kernels.Operators, s device.Stream) {
-	m, n := g.model, g.Touched.Len()
-	if m.table.frozen() || !m.table.owned {
+	m := g.model
+	first, end := g.Touched.within(g.own.From, g.own.To)
+	if m.table.frozen() || !m.table.owned || first == end {
 		return
 	}
-	rows := g.tableRows(0)
+	rows := g.tableRows(0).Narrow(0, first, end)
 	for i := range m.table.uses[1:] {
-		k.Add(s, rows, rows, g.tableRows(i+1))
+		k.Add(s, rows, rows, g.tableRows(i+1).Narrow(0, first, end))
 	}
 	if m.Config.TieWordEmbeddings {
-		k.EmbeddingBackward(s, m.Slice(g.Flat, m.table.parameter()), rows, g.ids.Narrow(0, 0, n), true)
+		table := g.Piece(k, s, g.table).Split(0, g.own.To-g.own.From, m.Config.HiddenSize)
+		k.EmbeddingBackward(s, table, rows, g.ids.Narrow(0, first, end), true)
 	}
 }
 
@@ -90,42 +119,16 @@ func (g *Gradients) tableRows(use int) kernels.Tensor {
 	return g.Returned().Split(0, t.away(), n).Narrow(0, use-t.firstAway(), use-t.firstAway()+1).Reshape(n, g.model.Config.HiddenSize)
 }
 
-// A Piece is a part of a parameter whose gradient is in memory at once: all of it, but for the table of an embedding that
-// no head is tied to. It begins on a block of kernels.SquaredNorm.
-type Piece struct {
-	Parameter *Parameter
-	From, To  int // elements, in row-major order
-	place     int // of the first in a shard
-}
-
-// Pieces returns the pieces of all parameters that have gradients, in their order.
-func (m *Model) Pieces() (pieces []Piece) {
-	for _, p := range m.Parameters {
-		if p.Untrained {
-			continue
-		}
-		per := p.Len()
-		if m.isExpanded(p) {
-			per = m.tablePiece() * m.Config.HiddenSize
-		}
-		for from := 0; from < p.Len(); from += per {
-			pieces = append(pieces, Piece{p, from, min(from+per, p.Len()), p.offset + from})
-		}
-	}
-	return pieces
-}
-
-// Of returns the piece's part of a flat buffer of the weights' layout: [To-From].
-func (p Piece) Of(flat kernels.Tensor) kernels.Tensor {
-	return flat.Narrow(0, p.Parameter.offset+p.From, p.Parameter.offset+p.To)
-}
-
 // Piece returns the gradient of a piece, [To-From], and enqueues its writing where it has none of its own in memory: then
 // the next piece takes its place. Merge has been called.
 func (g *Gradients) Piece(k kernels.Operators, s device.Stream, p Piece) kernels.Tensor {
 	m := g.model
-	if !m.isExpanded(p.Parameter) {
+	switch {
+	case m.isExpanded(p.Parameter):
+	case g.shard.IsZero():
 		return p.Of(g.Flat)
+	default:
+		return p.In(g.shard)
 	}
 	width := m.Config.HiddenSize
 	first, end := g.Touched.within(p.From/width, p.To/width)

@@ -77,7 +77,7 @@ func touchedGradients(t *testing.T, m *model.Model, dev *cpu.Device, s device.St
 	}
 	arena, most := kernels.NewArena(storage), len(ids)+3
 	flat := arena.Tensor(device.Float32, m.GradientElements(most))
-	g = m.PlaceGradients(flat, most, arena, arena.After(96<<20))
+	g = m.PlaceGradients(flat, kernels.Tensor{}, m.Undivided(), most, arena, arena.After(96<<20))
 	if err := g.Touched.Add(ids); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func checkPieces(t *testing.T, m *model.Model, dev *cpu.Device, s device.Stream,
 	}
 	pieces := map[*model.Parameter]int{}
 	at := 0
-	for _, p := range m.Pieces() {
+	for _, p := range m.Undivided().Pieces() {
 		if p.From%kernels.SquaredNormBlock != 0 {
 			t.Errorf("a piece of %s begins at element %d, inside a block", p.Parameter.Name, p.From)
 		}

@@ -137,8 +137,8 @@ type MicroBatch struct {
 	LossScale float64
 	// Gradients is the flat buffer that the weights' gradients go to, none when only the loss is wanted.
 	Gradients kernels.Tensor
-	// Accumulate adds to Gradients instead of overwriting.
-	Accumulate bool
+	// Accumulate adds to Gradients instead of overwriting, AccumulateRows to the touched rows in it.
+	Accumulate, AccumulateRows bool
 	// Experts is what the layers with experts share.
 	Experts ExpertBatch
 	// Ahead has what each module of multi-token prediction reads and predicts.

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 )
@@ -74,7 +76,7 @@ func (u *Use) addRows(c *Context, mb *MicroBatch, dout, buffer, rows kernels.Ten
 	if u.frozen() {
 		return
 	}
-	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), c.whole(buffer, dout), rows, mb.Accumulate)
+	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), c.whole(buffer, dout), rows, mb.AccumulateRows)
 }
 
 // UsesTable reports whether this rank looks at the embedding's table or has it, and so needs the touched ids of a step.
@@ -85,6 +87,24 @@ func (m *Model) BorrowsTable() bool { return !m.table.owned && len(m.table.here)
 
 // LendsTable reports whether another rank looks at the table that this one has.
 func (m *Model) LendsTable() bool { return m.table.owned && m.table.away() > 0 }
+
+// TableLayer returns a layer of this rank's that has the weights of the embedding's table, none where it does not have them.
+func (m *Model) TableLayer() (layer int, ok bool) {
+	layer, u := m.tableUse()
+	return layer, u != nil
+}
+
+// tableUse returns a use of the table's weights, and its layer.
+func (m *Model) tableUse() (int, *Use) {
+	for i, l := range m.Layers {
+		for _, u := range l.Uses() {
+			if u.Parameters[0] == m.table.parameter() && slices.Contains(m.uses, u) {
+				return i, u
+			}
+		}
+	}
+	return 0, nil
+}
 
 // away returns the number of uses on another rank, firstAway the first of them.
 func (t *table) away() int { return len(t.uses) - len(t.here) }
@@ -130,7 +150,8 @@ func (g *Gradients) Lent() kernels.Tensor { return g.loan.lent.Narrow(0, 0, g.To
 
 // Lend fills Lent. WriteIDs has been called.
 func (g *Gradients) Lend(k kernels.Operators, s device.Stream) {
-	k.Embedding(s, g.Lent(), g.model.table.parameter().Weight, g.loan.ids.Narrow(0, 0, g.Touched.Len()))
+	_, u := g.model.tableUse()
+	k.Embedding(s, g.Lent(), u.weight, g.loan.ids.Narrow(0, 0, g.Touched.Len()))
 }
 
 // Returned returns the gradients of the rows that were borrowed, summed over micro batches and replicas: where they are on the rank

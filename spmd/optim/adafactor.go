@@ -49,25 +49,20 @@ type adafactorPiece struct {
 	weights, updates kernels.Tensor // [blocks]
 }
 
-func newAdafactor(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) *adafactor {
-	f := &adafactor{clipping: newClipping(m, o, fixed), options: o}
+func newAdafactor(share Share, o Options, fixed, scratch *kernels.Arena) *adafactor {
+	f := &adafactor{clipping: newClipping(share, o, fixed), options: o}
 	var states [3][]StateTensor
 	mark := scratch.Mark()
 	scratch.Reserve() // a gradient's piece may be written to scratch memory while an update is under way
-	for i := 0; i < len(f.pieces); {
-		end := i + 1
-		for end < len(f.pieces) && f.pieces[end].Parameter == f.pieces[i].Parameter {
-			end++
-		}
-		p, r := f.pieces[i].Parameter, newAdafactorRule(f.pieces[i:end], weights, o, fixed, scratch)
+	for _, owned := range share.Shards.Owned() {
+		p, r := owned.Parameter, newAdafactorRule(share, owned, o, fixed, scratch)
 		f.rules = append(f.rules, r)
 		if r.column.IsZero() {
-			states[0] = append(states[0], StateTensor{variancePrefix + p.Name, r.row, p.Slice})
+			states[0] = append(states[0], StateTensor{variancePrefix + p.Name, r.row, owned.Slice})
 		} else {
-			states[1] = append(states[1], StateTensor{rowPrefix + p.Name, r.row, p.Slice.Along(0)})
-			states[2] = append(states[2], StateTensor{ColumnPrefix + p.Name, r.column, p.Slice.Along(1)})
+			states[1] = append(states[1], StateTensor{rowPrefix + p.Name, r.row, owned.Slice.Along(0)})
+			states[2] = append(states[2], StateTensor{ColumnPrefix + p.Name, r.column, owned.Slice.Along(1)})
 		}
-		i = end
 	}
 	scratch.Release(mark)
 	for _, s := range states {
@@ -76,8 +71,8 @@ func newAdafactor(m *model.Model, weights kernels.Tensor, o Options, fixed, scra
 	return f
 }
 
-func newAdafactorRule(pieces []model.Piece, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) adafactorRule {
-	p := pieces[0].Parameter
+func newAdafactorRule(share Share, whole model.Piece, o Options, fixed, scratch *kernels.Arena) adafactorRule {
+	p := whole.Parameter
 	mark := scratch.Mark()
 	defer scratch.Release(mark)
 	blocks := kernels.SquaredNormBlocks(p.Len())
@@ -91,11 +86,11 @@ func newAdafactorRule(pieces []model.Piece, weights kernels.Tensor, o Options, f
 		r.column, r.columns = fixed.Tensor(device.Float32, p.Shape[1]), scratch.Tensor(device.Float32, p.Shape[1])
 	}
 	width := p.Len() / p.Shape[0]
-	for _, piece := range pieces {
+	for _, piece := range share.Shards.Split(whole) {
 		first, end := piece.From/width, piece.To/width
 		block, blockEnd := piece.From/kernels.SquaredNormBlock, kernels.SquaredNormBlocks(piece.To)
 		r.pieces = append(r.pieces, adafactorPiece{
-			Piece: piece, weight: piece.Of(weights).Reshape(end-first, width),
+			Piece: piece, weight: share.Weights(piece).Reshape(end-first, width),
 			row: r.row.Narrow(0, first, end), rows: r.rows.Narrow(0, first, end),
 			weights: r.weights.Narrow(0, block, blockEnd), updates: r.updates.Narrow(0, block, blockEnd),
 		})

@@ -25,14 +25,16 @@ func TestAdafactorOfPieces(t *testing.T) {
 	}
 	defer dev.Close()
 	s, m, ids := dev.NewInlineStream("compute"), model.New(config, model.Partition{}), []int32{3, 9, 30_000, vocabulary - 1}
-	o := Options{Type: "adafactor", Counted: m.Pieces(), WeightDecay: 0.1, Adafactor: AdafactorOptions{Beta2Decay: -0.8, Eps: 0x1p-23, MinScale: 1e-3, Threshold: 1}}
+	o := Options{Type: "adafactor", WeightDecay: 0.1, Adafactor: AdafactorOptions{Beta2Decay: -0.8, Eps: 0x1p-23, MinScale: 1e-3, Threshold: 1}}
 	var weights kernels.Tensor
+	shards := m.Undivided()
 	var gradients *model.Gradients
 	var optimizer Optimizer
 	place := func(fixed, scratch *kernels.Arena) {
 		weights = fixed.Tensor(device.Float32, m.WeightElements())
-		gradients = m.PlaceGradients(fixed.Tensor(device.Float32, m.GradientElements(len(ids))), len(ids), fixed, scratch)
-		optimizer = New(m, weights, o, fixed, scratch)
+		gradients = m.PlaceGradients(fixed.Tensor(device.Float32, m.GradientElements(len(ids))), kernels.Tensor{}, shards, len(ids), fixed, scratch)
+		of := func(p model.Piece) kernels.Tensor { return p.Of(weights) }
+		optimizer = New(m, Share{Shards: shards, Weights: of, Counted: shards.Pieces()}, o, fixed, scratch)
 	}
 	fixed, scratch := new(kernels.Arena), new(kernels.Arena)
 	place(fixed, scratch)
@@ -48,8 +50,8 @@ func TestAdafactorOfPieces(t *testing.T) {
 	if err := m.Initialize(dev, s, nil, 1); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(m.Pieces()); n != len(trained(m))+1 {
-		t.Fatalf("%d pieces of %d parameters: the table is not in two", n, len(trained(m)))
+	if n := len(shards.Pieces()); n != len(m.Parameters)+1 {
+		t.Fatalf("%d pieces of %d parameters: the table is not in two", n, len(m.Parameters))
 	}
 	if err := gradients.Touched.Add(ids); err != nil {
 		t.Fatal(err)

@@ -21,20 +21,14 @@ type adamWRule struct {
 	options                kernels.AdamWOptions // but for the learning rate and the step
 }
 
-func newAdamW(m *model.Model, weights kernels.Tensor, o Options, a *kernels.Arena) *adamW {
-	first, second := a.Tensor(device.Float32, m.WeightElements()), a.Tensor(device.Float32, m.WeightElements())
-	w := &adamW{clipping: newClipping(m, o, a)}
-	for _, p := range w.pieces {
-		w.rules = append(w.rules, newAdamWRule(p, p.Of(weights), p.Of(first), p.Of(second), o))
+func newAdamW(share Share, o Options, a *kernels.Arena) *adamW {
+	elements := share.Shards.Elements()
+	first, second := a.Tensor(device.Float32, elements), a.Tensor(device.Float32, elements)
+	w := &adamW{clipping: newClipping(share, o, a)}
+	for _, p := range share.Shards.Pieces() {
+		w.rules = append(w.rules, newAdamWRule(p, share.Weights(p), p.In(first), p.In(second), o))
 	}
-	for _, moment := range []struct {
-		prefix string
-		values kernels.Tensor
-	}{{firstMomentPrefix, first}, {secondMomentPrefix, second}} {
-		for _, p := range trained(m) {
-			w.state = append(w.state, StateTensor{moment.prefix + p.Name, m.Slice(moment.values, p), p.Slice})
-		}
-	}
+	w.state = append(stateOf(share.Shards.Owned(), firstMomentPrefix, first), stateOf(share.Shards.Owned(), secondMomentPrefix, second)...)
 	return w
 }
 
@@ -62,13 +56,3 @@ func (w *adamW) State() []StateTensor { return w.state }
 
 // Unit returns Element.
 func (w *adamW) Unit() Unit { return Element }
-
-// trained returns the parameters that have gradients.
-func trained(m *model.Model) (list []*model.Parameter) {
-	for _, p := range m.Parameters {
-		if !p.Untrained {
-			list = append(list, p)
-		}
-	}
-	return list
-}

@@ -64,30 +64,26 @@ type muonRule struct {
 	sums         kernels.Tensor // Float64, squared norms
 }
 
-func newMuon(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) *muon {
-	u := &muon{options: o.Muon}
-	var states [3][]StateTensor
-	moment := func(i int, prefix string, p *model.Parameter) kernels.Tensor {
-		t := fixed.Tensor(device.Float32, p.Shape...)
-		states[i] = append(states[i], StateTensor{prefix + p.Name, t, p.Slice})
-		return t
-	}
-	var first, second kernels.Tensor
-	u.clipping = newClipping(m, o, fixed)
-	for _, p := range u.pieces {
-		if m.IsHiddenMatrix(p.Parameter) {
-			u.matrices = append(u.matrices, newMuonRule(p, p.Of(weights), moment(0, momentumPrefix, p.Parameter), o, scratch))
+func newMuon(m *model.Model, share Share, o Options, fixed, scratch *kernels.Arena) *muon {
+	u := &muon{options: o.Muon, clipping: newClipping(share, o, fixed)}
+	var first, second []StateTensor
+	for _, owned := range share.Shards.Owned() {
+		name, slice := owned.Parameter.Name, owned.Slice
+		if m.IsHiddenMatrix(owned.Parameter) {
+			momentum := fixed.Tensor(device.Float32, owned.Parameter.Shape...)
+			u.matrices = append(u.matrices, newMuonRule(owned, share.Weights(owned), momentum, o, scratch))
+			u.state = append(u.state, StateTensor{momentumPrefix + name, momentum, slice})
 			continue
 		}
-		if p.From == 0 {
-			first, second = moment(1, firstMomentPrefix, p.Parameter), moment(2, secondMomentPrefix, p.Parameter)
+		n := owned.To - owned.From
+		a, b := fixed.Tensor(device.Float32, n), fixed.Tensor(device.Float32, n)
+		first, second = append(first, StateTensor{firstMomentPrefix + name, a, slice}), append(second, StateTensor{secondMomentPrefix + name, b, slice})
+		for _, p := range share.Shards.Split(owned) {
+			from, to := p.From-owned.From, p.To-owned.From
+			u.rest = append(u.rest, newAdamWRule(p, share.Weights(p), a.Narrow(0, from, to), b.Narrow(0, from, to), o))
 		}
-		part := func(t kernels.Tensor) kernels.Tensor { return t.Reshape(t.Len()).Narrow(0, p.From, p.To) }
-		u.rest = append(u.rest, newAdamWRule(p, p.Of(weights), part(first), part(second), o))
 	}
-	for _, s := range states {
-		u.state = append(u.state, s...)
-	}
+	u.state = append(append(u.state, first...), second...)
 	return u
 }
 

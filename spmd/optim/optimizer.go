@@ -37,6 +37,14 @@ type StateTensor struct {
 	Slice shard.Slice
 }
 
+// stateOf lists pieces of parameters in a shard of an optimizer's state.
+func stateOf(pieces []model.Piece, prefix string, shard kernels.Tensor) (list []StateTensor) {
+	for _, p := range pieces {
+		list = append(list, StateTensor{prefix + p.Parameter.Name, p.In(shard), p.Slice})
+	}
+	return list
+}
+
 // The prefixes of the names of states.
 const (
 	firstMomentPrefix  = "exp_avg/"         // AdamW's mean of the gradients
@@ -78,21 +86,38 @@ type Options struct {
 	Beta1, Beta2, Eps float64
 	Muon              MuonOptions
 	Adafactor         AdafactorOptions
+}
+
+// whole reports whether p is updated as a whole only.
+func (o *Options) whole(m *model.Model, p *model.Parameter) bool {
+	return o.Type == "adafactor" || o.Type == "muon" && m.IsHiddenMatrix(p)
+}
+
+// Whole returns which parameters ranks that share the optimizer's state may not cut.
+func (o *Options) Whole(m *model.Model) func(p *model.Parameter) bool {
+	return func(p *model.Parameter) bool { return o.whole(m, p) }
+}
+
+// A Share is a rank's part of the work.
+type Share struct {
+	// Shards say what the rank owns: it updates these weights, and has their gradients and the state for them.
+	Shards *model.Shards
+	// Weights returns where the weights of a piece are.
+	Weights func(p model.Piece) kernels.Tensor
 	// Counted are the pieces of gradients that this rank counts in the global norm: each is counted by one of the ranks that
 	// have it.
 	Counted []model.Piece
 }
 
-// New places the state of an optimizer of the given weights [WeightElements]: fixed gives zeroed memory and keeps it, scratch
-// is free between Updates.
-func New(m *model.Model, weights kernels.Tensor, o Options, fixed, scratch *kernels.Arena) Optimizer {
+// New places the state of an optimizer: fixed gives zeroed memory and keeps it, scratch is free between Updates.
+func New(m *model.Model, share Share, o Options, fixed, scratch *kernels.Arena) Optimizer {
 	switch o.Type {
 	case "muon":
-		return newMuon(m, weights, o, fixed, scratch)
+		return newMuon(m, share, o, fixed, scratch)
 	case "adafactor":
-		return newAdafactor(m, weights, o, fixed, scratch)
+		return newAdafactor(share, o, fixed, scratch)
 	}
-	return newAdamW(m, weights, o, fixed)
+	return newAdamW(share, o, fixed)
 }
 
 // decay returns the factor of decoupled weight decay, which is that of parameters of two or more dimensions.
@@ -105,7 +130,6 @@ func (o *Options) decay(p *model.Parameter) float64 {
 
 // A clipping is the part that all optimizers share.
 type clipping struct {
-	pieces  []model.Piece
 	counted []model.Piece
 	maxNorm float64
 	sums    kernels.Tensor // [blocks of what is counted] Float64: squared norms
@@ -113,12 +137,12 @@ type clipping struct {
 	clip    kernels.Tensor // [3] Float64: norm, factor, finite
 }
 
-func newClipping(m *model.Model, o Options, a *kernels.Arena) clipping {
+func newClipping(share Share, o Options, a *kernels.Arena) clipping {
 	blocks := 0
-	for _, p := range o.Counted {
+	for _, p := range share.Counted {
 		blocks += kernels.SquaredNormBlocks(p.To - p.From)
 	}
-	return clipping{m.Pieces(), o.Counted, o.ClipGradNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, kernels.ExactSumLen), a.Tensor(device.Float64, 3)}
+	return clipping{share.Counted, o.ClipGradNorm, a.Tensor(device.Float64, blocks), a.Tensor(device.Float64, kernels.ExactSumLen), a.Tensor(device.Float64, 3)}
 }
 
 // SumSquares enqueues the sum of the squares of the gradients that are counted: a float64 sum over each of the fixed blocks of a

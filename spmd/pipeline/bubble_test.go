@@ -168,7 +168,7 @@ func (r *sleepingRank) build(dev *cpu.Device, s device.Stream, group collective.
 	cos, sin := model.PlaceTables(c, arena, size.Sequence)
 	flat := arena.Tensor(device.Float32, m.GradientElements(c.VocabSize))
 	scratch := arena.After(192 << 20)
-	gradients := m.PlaceGradients(flat, c.VocabSize, arena, scratch)
+	gradients := m.PlaceGradients(flat, kernels.Tensor{}, m.Undivided(), c.VocabSize, arena, scratch)
 	if err := gradients.Touched.Add([]int32{0}); err != nil {
 		return nil, nil, err
 	}

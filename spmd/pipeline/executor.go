@@ -40,13 +40,25 @@ type Executor struct {
 	documents    []int32
 	rows         []int32 // of local ids
 	together     [2]*Instruction
-	reduce       Reduce
+	pair         bool // two actions run together
+	then         int  // the first layer of the action after, none where there is none
+	exchange     Exchange
+	once         bool
 	training     bool // a training step runs
 }
 
-// A Reduce is called once all of the rank's micro batches have added their gradients of a layer in buckets of a kind. They lie in
-// the first of a stage's buffers, from the event on, and nothing in the rest of the step touches them.
-type Reduce func(layer int, kind model.BucketKind, complete device.Event)
+// An Exchange is what a step exchanges with ranks that hold the same weights, beside the work on layers, which are numbered within
+// the model. Its methods enqueue work on the stream on which the layer runs, and return at once.
+type Exchange interface {
+	// Use comes before work on a layer: it waits for the weights. next is the layer that follows, whose weights may come
+	// meanwhile, or negative.
+	Use(s device.Stream, layer, next int)
+	// Begin comes before gradients of a layer are written that go to buckets of a kind.
+	Begin(s device.Stream, layer int, kind model.BucketKind)
+	// Complete comes when a micro batch of this rank has added its gradients of a layer to buckets of a kind. After the last one
+	// they are in the first of a stage's buffers, and nothing in the rest of the step touches them.
+	Complete(s device.Stream, layer int, kind model.BucketKind, microBatch int)
+}
 
 // A table is a program with its transfers bound to memory.
 type table struct {
@@ -96,14 +108,16 @@ type Plan struct {
 	AuxiliaryLosses int
 	// Predictors is the number of modules of multi-token prediction.
 	Predictors int
-	// Reduce may be nil.
-	Reduce Reduce
+	// Exchange may be nil. Once says that it takes each micro batch's gradients away before the next one's come, so that those
+	// overwrite them, but for the embedding's touched rows.
+	Exchange Exchange
+	Once     bool
 }
 
 // NewExecutor lays out the records of the plan's programs in the memory of the lines: run it first with measuring arenas and no
 // stages' buffers, then with real ones. group has the ranks of the pipeline, in the order of the stages, and runs the exchanges.
 func NewExecutor(k kernels.Device, lines []Line, group collective.Group, stages map[int]*Stage, p Plan) (*Executor, error) {
-	e := &Executor{device: k, context: lines[0].Context, group: group, stages: stages, microBatches: p.MicroBatches, reduce: p.Reduce}
+	e := &Executor{device: k, context: lines[0].Context, group: group, stages: stages, microBatches: p.MicroBatches, exchange: p.Exchange, once: p.Once}
 	for _, line := range lines {
 		e.lines = append(e.lines, line.Context)
 		line.Context.Progress = e

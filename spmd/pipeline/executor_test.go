@@ -57,7 +57,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	if !report.Split[0] {
 		delayed = scratch
 	}
-	summed := m.PlaceGradients(buffers[0], c.VocabSize, arena, scratch)
+	summed := m.PlaceGradients(buffers[0], kernels.Tensor{}, m.Undivided(), c.VocabSize, arena, scratch)
 	e, err := pipeline.NewExecutor(dev, []pipeline.Line{{Context: &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
 		Memory: model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch}}}, nil,
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},

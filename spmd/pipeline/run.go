@@ -64,6 +64,7 @@ func (e *Executor) run(t *table, load Loader, step Step, training bool) error {
 			}
 		}
 		e.join()
+		e.pair, e.then = len(actions) > 1, e.first(t, i+1)
 		e.act(actions)
 		for _, x := range actions {
 			if x.Kind == Backward || x.Kind == BackwardWeight {
@@ -106,27 +107,81 @@ func (e *Executor) act(actions []*Instruction) {
 	}
 }
 
-// Enter has nothing to do.
-func (e *Executor) Enter(model.Pass, int) {}
-
-// Leave makes the merges of the layer's gradients that are due, and hands on those that are complete.
-func (e *Executor) Leave(pass model.Pass, layer int) {
-	if !e.training || pass == model.BackwardInputPass {
-		return
+// first returns the layer that the next action from instruction i on begins with, none where the program ends before.
+func (e *Executor) first(t *table, i int) int {
+	for ; i < len(t.Instructions); i++ {
+		x := &t.Instructions[i]
+		if x.Exchange != none {
+			continue
+		}
+		layers, _ := e.stages[x.Chunk].Chunk.Layers()
+		if x.Kind == Forward {
+			return layers.From
+		}
+		return layers.To - 1
 	}
-	x, kind := e.together[0], model.LayersBucket
+	return none
+}
+
+// next returns the layer that follows one in a pass, none where that is the last, or where two passes run together.
+func (e *Executor) next(pass model.Pass, layer int) int {
+	if e.pair {
+		return none
+	}
+	layers, lowest := e.stages[e.together[0].Chunk].Chunk.Layers()
+	switch {
+	case pass == model.ForwardPass && layer+1 < layers.To:
+		return layer + 1
+	case pass != model.ForwardPass && layer > lowest:
+		return layer - 1
+	}
+	return e.then
+}
+
+// completes returns the kind of buckets whose gradients a pass completes, if it does.
+func (e *Executor) completes(pass model.Pass) (kind model.BucketKind, ok bool) {
+	kind = model.LayersBucket
 	if pass == model.ForwardPass {
 		kind = model.OutputBucket
-	} else if x.Kind == Forward { // together with a backward pass
+	}
+	return kind, e.training && pass != model.BackwardInputPass
+}
+
+// passing returns the running action that makes a pass.
+func (e *Executor) passing(pass model.Pass) *Instruction {
+	x := e.together[0]
+	if pass != model.ForwardPass && x.Kind == Forward { // together with a backward pass
 		x = e.together[1]
 	}
+	return x
+}
+
+// Enter has the exchange ready for a layer.
+func (e *Executor) Enter(pass model.Pass, layer int) {
+	if e.exchange == nil {
+		return
+	}
+	s := e.line(e.passing(pass)).Stream
+	e.exchange.Use(s, layer, e.next(pass, layer))
+	if kind, ok := e.completes(pass); ok {
+		e.exchange.Begin(s, layer, kind)
+	}
+}
+
+// Leave makes the merges of the layer's gradients that are due, and hands them to the exchange.
+func (e *Executor) Leave(pass model.Pass, layer int) {
+	kind, ok := e.completes(pass)
+	if !ok {
+		return
+	}
+	x := e.passing(pass)
 	for _, b := range e.stages[x.Chunk].Chunk.Gradients(layer) {
 		if b.Kind == kind {
-			e.merge(x, b.Span)
+			e.merge(x, b.Gradients)
 		}
 	}
-	if e.reduce != nil && x.MicroBatch == e.microBatches-1 {
-		e.reduce(layer, kind, e.line(x).Stream.Record())
+	if e.exchange != nil {
+		e.exchange.Complete(e.line(x).Stream, layer, kind, x.MicroBatch)
 	}
 }
 
@@ -160,7 +215,7 @@ func (e *Executor) begin(x *Instruction, load Loader, step Step) error {
 		b.SetAuxiliaryLosses(e.auxiliary.Narrow(0, x.MicroBatch, x.MicroBatch+1).Reshape(n))
 	}
 	lane := stage.Lanes[x.MicroBatch]
-	b.Gradients, b.Accumulate = stage.Buffers[lane.Buffer], lane.Accumulate
+	b.Gradients, b.Accumulate, b.AccumulateRows = stage.Buffers[lane.Buffer], lane.Accumulate && !e.once, lane.Accumulate
 	return nil
 }
 

@@ -37,9 +37,7 @@ type Layout struct {
 	stages
 	lanes   []pipeline.LaneStep
 	buffers int // gradient buffers
-	buckets []model.Bucket
-	shards  *model.Shards // of the buckets over the ranks that add up their gradients
-	overlap bool          // whether they do so while the backward pass goes on
+	sharing
 
 	recompute []model.Recompute // by layer of the model
 
@@ -96,16 +94,8 @@ func NewLayout(k kernels.Device, c *config.Config, rank, world int) (*Layout, er
 	if err := l.cutStages(); err != nil {
 		return nil, err
 	}
-	l.cutWeights()
+	l.share()
 	return l, l.measure(k)
-}
-
-// cutWeights cuts the trained weights in the buckets that ranks exchange at once, and these in parts for ranks that hold the same.
-func (l *Layout) cutWeights() {
-	runs := l.stageRuns(l.Mesh.Coordinate(mesh.Pipeline))
-	l.buckets = l.Model.Buckets(runs, int(l.Config.Parallel.BucketMB*(1<<20))/device.Float32.Size())
-	l.overlap = l.Config.Parallel.Overlap && len(l.Mesh.Ranks(mesh.Tensor, mesh.Context, mesh.Data)) > 1
-	l.shards = l.Model.Shard(l.buckets, l.places(), func(*model.Parameter) bool { return false })
 }
 
 // recomputeModes are the values of recompute.mode.
@@ -120,19 +110,25 @@ func recomputed(c *config.Config, m *model.Model) ([]model.Recompute, error) {
 	return m.Recompute(recomputeModes[c.Recompute.Mode], selected), nil
 }
 
-// arenas are the parts of a rank's memory, in the order in which they lie in its one private allocation; exchanged is in memory
-// that other ranks reach, or scratch itself where layers exchange nothing. The last two are the scratch memory of the micro batch
-// beside another where they are interleaved, else nil.
-type arenas struct{ fixed, gradients, saved, scratch, exchanged, besideScratch, besideExchanged *kernels.Arena }
+// arenas are the parts of a rank's memory, in the order in which they lie in its one private allocation, and two in memory that ranks
+// exchange: with weights and gradients, and with what layers exchange, which is scratch itself where they exchange nothing. The
+// last two are the scratch memory of the micro batch beside another where they are interleaved, else nil.
+type arenas struct {
+	fixed, gradients, saved, scratch *kernels.Arena
+	shared, exchanged                *kernels.Arena
+	besideScratch, besideExchanged   *kernels.Arena
+}
 
 // placed is everything of a run that lies in the arenas.
 type placed struct {
-	weights   kernels.Tensor // [WeightElements]
-	frozen    kernels.Tensor // [FrozenBytes] Uint8
+	weights   kernels.Tensor    // [WeightElements], of a shard where ranks share the weights
+	turns     [2]kernels.Tensor // what layers use then
+	frozen    kernels.Tensor    // [FrozenBytes] Uint8
 	optimizer optim.Optimizer
 	average   *optim.Average   // of the weights, nil where there is none
-	buffers   []kernels.Tensor // [GradientElements] each; the first is missing: it lies in exchanged memory
+	buffers   []kernels.Tensor // [GradientElements] each
 	gradients *model.Gradients // the first buffer's
+	shard     kernels.Tensor   // [GradientElements] of a shard, where ranks share the gradients
 	report    kernels.Tensor   // [ranks, reportWidth] Float64
 	cos, sin  kernels.Tensor   // [tablePositions,D]
 	contexts  []*model.Context // of the executor, a second one where micro batches are interleaved
@@ -143,28 +139,23 @@ type placed struct {
 
 // links are what the executor reaches other ranks by, none while measuring and where there are none.
 type links struct {
-	stages collective.Group // of the pipeline
-	reduce pipeline.Reduce  // is told when parts of the gradients are complete
+	stages   collective.Group // of the pipeline
+	exchange pipeline.Exchange
 }
 
-// place lays the run out in a. sum is the gradient buffer that the ranks reduce, none while measuring.
-func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, sum kernels.Tensor, to links) (*placed, error) {
+// place lays the run out in a.
+func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, to links) (*placed, error) {
 	p := &placed{}
 	c := l.Config
-	p.weights, p.frozen = a.fixed.Tensor(device.Float32, l.Model.WeightElements()), a.fixed.Tensor(device.Uint8, l.Model.FrozenBytes())
-	p.gradients = l.Model.PlaceGradients(sum, l.rows(), a.fixed, a.scratch)
-	options := c.OptimizerOptions()
-	options.Counted = l.counted()
-	p.optimizer = optim.New(l.Model, p.weights, options, a.fixed, a.scratch)
+	l.placeWeights(p, a)
+	p.gradients = l.Model.PlaceGradients(p.buffers[0], p.shard, l.owned, l.rows(), a.fixed, a.scratch)
+	share := optim.Share{Shards: l.owned, Weights: l.weightsOf(p), Counted: l.shards.Counted()}
+	p.optimizer = optim.New(l.Model, share, c.OptimizerOptions(), a.fixed, a.scratch)
 	if c.Optimizer.EMADecay > 0 && c.Run.Mode != "evaluate" {
-		p.average = optim.NewAverage(p.weights, c.Optimizer.EMADecay, a.fixed)
+		p.average = optim.NewAverage(share, c.Optimizer.EMADecay, a.fixed, a.scratch)
 	}
 	p.report = a.fixed.Tensor(device.Float64, l.Mesh.World(), l.reportWidth())
 	p.cos, p.sin = model.PlaceTables(c.Architecture, a.fixed, len(l.tablePositions()))
-	p.buffers = []kernels.Tensor{sum}
-	for range l.buffers - 1 {
-		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, l.Model.GradientElements(l.rows())))
-	}
 	stage := l.Mesh.Coordinate(mesh.Pipeline)
 	chunks := map[int]*pipeline.Stage{}
 	for _, chunk := range l.schedule.Chunks(stage) {
@@ -186,7 +177,7 @@ func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, sum kerne
 		PlaceExperts: func(a *kernels.Arena) model.ExpertBatch {
 			return l.Model.PlaceExpertBatch(balanceLosses[c.MoE.AuxLoss], a)
 		},
-		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Reduce: to.reduce,
+		AuxiliaryLosses: l.Model.AuxiliaryLosses(), Predictors: l.Model.Predictors(), Exchange: to.exchange, Once: l.once,
 	})
 	return p, err
 }
@@ -211,21 +202,23 @@ func (l *Layout) placeLines(p *placed, k kernels.Device, s [2]device.Stream, a a
 
 // measure places the run in arenas without memory and notes their sizes.
 func (l *Layout) measure(k kernels.Device) error {
-	a := arenas{fixed: new(kernels.Arena), gradients: new(kernels.Arena), saved: new(kernels.Arena), scratch: new(kernels.Arena)}
+	a := arenas{fixed: new(kernels.Arena), gradients: new(kernels.Arena), saved: new(kernels.Arena), scratch: new(kernels.Arena), shared: new(kernels.Arena)}
 	a.exchanged = a.scratch
 	if l.exchanges() {
 		a.exchanged = new(kernels.Arena)
 	}
 	a.besideScratch, a.besideExchanged = new(kernels.Arena), new(kernels.Arena)
-	p, err := l.place(k, [2]device.Stream{}, a, kernels.Tensor{}, links{})
+	p, err := l.place(k, [2]device.Stream{}, a, links{})
 	if err != nil {
 		return err
 	}
-	weights := p.weights.Bytes() + p.frozen.Bytes()
 	l.Unit = p.optimizer.Unit()
+	l.fixedBytes, l.gradientBytes, l.sharedBytes = a.fixed.Bytes(), a.gradients.Bytes(), a.shared.Bytes()
+	exchanged := l.exchangedWeights(p)
+	weights := p.weights.Bytes() + p.turns[0].Bytes() + p.turns[1].Bytes() + p.frozen.Bytes()
 	l.Memory = Memory{
-		Weights: weights, Optimizer: a.fixed.Bytes() - weights,
-		Gradients:   a.gradients.Bytes() + l.gradientBytes(),
+		Weights: weights, Optimizer: l.fixedBytes + exchanged - weights,
+		Gradients:   l.gradientBytes + l.sharedBytes - exchanged,
 		Activations: a.saved.Bytes(), Scratch: a.scratch.Bytes() + a.besideScratch.Bytes(),
 	}
 	if l.exchanges() {
@@ -239,10 +232,6 @@ func (l *Layout) measure(k kernels.Device) error {
 	}
 	return nil
 }
-
-// counted returns the gradients whose squares this rank adds up for the global norm: each is counted by one of the ranks that
-// have it.
-func (l *Layout) counted() []model.Piece { return l.shards.Counted() }
 
 // tablePositions returns the positions whose cosines and sines layers look up: those of this rank's tokens, or where positions
 // start again in each document all that there can be.
@@ -258,45 +247,32 @@ func (l *Layout) rows() int {
 	return int(min(int64(l.Model.Vocabulary()), l.Config.TokensPerStep()))
 }
 
-// gradientBytes returns the size of one gradient buffer.
-func (l *Layout) gradientBytes() int {
-	return l.Model.GradientElements(l.rows()) * device.Float32.Size()
-}
-
 // exchanges reports whether layers exchange activations by collectives, which a ring does without.
 func (l *Layout) exchanges() bool {
 	return l.Mesh.Size(mesh.Tensor) > 1 || l.Mesh.ExpertSize() > 1 || l.Size.Split.Ulysses > 1
 }
 
-// arenas cuts the rank's one private allocation, and the memory that the ranks exchange, which begins with a gradient buffer.
+// arenas cuts the rank's one private allocation, and the memory that the ranks exchange.
 func (l *Layout) arenas(private, exchanged *device.Storage) arenas {
-	m := l.Memory
-	a := arenas{fixed: kernels.NewArena(private)}
-	a.gradients = a.fixed.After(m.Weights + m.Optimizer)
-	a.saved = a.gradients.After(m.Gradients - l.gradientBytes())
-	a.scratch = a.saved.After(m.Activations)
+	a := arenas{fixed: kernels.NewArena(private), shared: kernels.NewArena(exchanged)}
+	a.gradients = a.fixed.After(l.fixedBytes)
+	a.saved = a.gradients.After(l.gradientBytes)
+	a.scratch = a.saved.After(l.Memory.Activations)
 	a.exchanged = a.scratch
 	if l.exchanges() {
-		a.exchanged = kernels.NewArena(exchanged).After(l.gradientSpace())
+		a.exchanged = a.shared.After(l.sharedBytes)
 	}
-	a.besideScratch = a.scratch.After(m.Scratch - l.besideScratch)
-	a.besideExchanged = a.exchanged.After(m.Exchanged - l.besideExchanged)
+	a.besideScratch = a.scratch.After(l.Memory.Scratch - l.besideScratch)
+	a.besideExchanged = a.exchanged.After(l.Memory.Exchanged - l.besideExchanged)
 	return a
-}
-
-// gradientSpace returns what a gradient buffer takes of the exchanged memory.
-func (l *Layout) gradientSpace() int {
-	var a kernels.Arena
-	a.Tensor(device.Float32, l.Model.GradientElements(l.rows()))
-	return a.Bytes()
 }
 
 // privateBytes returns the size of the rank's one private allocation, exchangedBytes that of the memory that ranks exchange.
 func (l *Layout) privateBytes() int {
-	return l.Memory.device() - l.gradientBytes() - l.Memory.Exchanged
+	return l.fixedBytes + l.gradientBytes + l.Memory.Activations + l.Memory.Scratch
 }
 
-func (l *Layout) exchangedBytes() int { return l.gradientSpace() + l.Memory.Exchanged }
+func (l *Layout) exchangedBytes() int { return l.sharedBytes + l.Memory.Exchanged }
 
 // Describe prints the arithmetic of the run: how the batch is made up, the model's size, each rank's memory.
 func (l *Layout) Describe(w io.Writer) {
@@ -333,6 +309,9 @@ func (l *Layout) Describe(w io.Writer) {
 			average = fmt.Sprintf(", and an average of the weights with decay %v", c.Optimizer.EMADecay)
 		}
 		line("optimizer", "%s, %v by %v%s", c.Optimizer.Type, l.Unit, l.Unit, average)
+	}
+	if text := l.describe(); text != "" {
+		line("zero", "ranks that hold the same weights share %s, in %s", text, plural(len(l.buckets), "bucket"))
 	}
 	promise := map[string]string{
 		"layout": fmt.Sprintf("the same bits on up to %d data ranks, with any number of threads", l.Lanes),

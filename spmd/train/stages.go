@@ -99,6 +99,9 @@ func (t *Trainer) lendRows() {
 	case g.Touched.Len() == 0: // no id is in this rank's part of the vocabulary
 	case t.Model.LendsTable():
 		s.Wait(t.rowsLent)
+		if layer, ok := t.Model.TableLayer(); ok {
+			t.exchange.Use(s, layer, -1)
+		}
 		g.Lend(t.Device, s)
 		t.rowsLent = t.pipeline.Send(g.Lent().Region(), t.partner(), s.Record())
 	case t.Model.BorrowsTable():

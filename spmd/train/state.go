@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"lockstep/kernels"
 	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/checkpoint/safetensors"
@@ -23,18 +22,24 @@ import (
 // state lists the tensors of a run's state: the weights, the optimizer's state, and the average of the weights if there is one,
 // parameter by parameter under a prefix and the Hugging Face name.
 func (l *Layout) state(p *placed) (list []optim.StateTensor) {
-	list = l.named(WeightPrefix, p.weights)
+	list = l.weightState(p)
 	list = append(list, p.optimizer.State()...)
 	if p.average != nil {
-		list = append(list, l.named(AveragePrefix, p.average.Weights)...)
+		list = append(list, p.average.State(AveragePrefix)...)
 	}
 	return list
 }
 
-// named lists the parameters in a flat buffer of the weights' layout.
-func (l *Layout) named(prefix string, flat kernels.Tensor) (list []optim.StateTensor) {
-	for _, p := range l.Model.Parameters {
-		list = append(list, optim.StateTensor{Name: prefix + p.Name, Value: l.Model.Slice(flat, p), Slice: p.Slice})
+// weightState lists the weights that this rank holds.
+func (l *Layout) weightState(p *placed) (list []optim.StateTensor) {
+	if l.stage == 3 {
+		for _, piece := range append(l.shards.Owned(), l.shards.Untrained()...) {
+			list = append(list, optim.StateTensor{Name: WeightPrefix + piece.Parameter.Name, Value: piece.In(p.weights), Slice: piece.Slice})
+		}
+		return list
+	}
+	for _, parameter := range l.Model.Parameters {
+		list = append(list, optim.StateTensor{Name: WeightPrefix + parameter.Name, Value: l.Model.Slice(p.weights, parameter), Slice: parameter.Slice})
 	}
 	return list
 }
@@ -115,6 +120,7 @@ func (t *Trainer) closeStore() error {
 // save writes a checkpoint of the state after t.next steps.
 func (t *Trainer) save() error {
 	t.store.Wait()
+	t.exchange.settle()
 	started := time.Now()
 	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
 	for i, share := range t.saved.shares {
@@ -150,6 +156,7 @@ func (t *Trainer) saveInterval() error {
 // saveCopy copies the state and writes the copy in the background.
 func (t *Trainer) saveCopy(started time.Time) error {
 	t.store.Wait()
+	t.exchange.settle()
 	snapshot := &checkpoint.Snapshot{Step: t.next, Record: t.record}
 	left := t.saved.copied
 	for i, share := range t.saved.shares {

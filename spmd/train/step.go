@@ -35,12 +35,10 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 
 	// Reduce: ranks that hold the same weights add what is left of their gradients in the aligned tree, and all exchange their
 	// losses.
-	t.reduceRest()
+	t.exchange.finish()
 	s.Wait(t.shareReport(stop))
 	s.Wait(t.shareLoad())
-	for _, r := range t.reducing {
-		s.Wait(r.reduced)
-	}
+	t.exchange.wait()
 	t.returnRows()
 	gradients.Merge(k, s)
 
@@ -51,6 +49,7 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 	t.placed.optimizer.Update(k, s, gradients, i+1, lr)
 	t.balanceExperts()
 	t.averageWeights()
+	t.exchange.share()
 
 	// Log: the only reads of the step.
 	sum, stopped, err := t.readReport()

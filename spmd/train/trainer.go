@@ -46,7 +46,8 @@ type Trainer struct {
 	data     collective.Group     // those that hold the same and work on other tokens
 	tensor   [2]collective.Group  // those that share the layers' matrices, for each context of the executor; nil where there is one
 	experts  collective.Group     // those that share the experts, nil where this rank has all
-	reducing [model.NumReducers]reducing
+	sharers  [model.NumReducers]sharers
+	exchange *exchange
 	pipeline collective.Group // the stages, through which this rank's micro batches pass
 	pipelineEvents
 	storage []*device.Storage
@@ -113,15 +114,12 @@ func (t *Trainer) openGroups() error {
 	if err := t.openTensorGroups(); err != nil {
 		return err
 	}
-	for r, name := range []string{model.Replicas: "data", model.TensorReplicas: "tensor and data", model.HeadReplicas: "heads and data",
-		model.ExpertReplicas: "expert replicas"} {
-		group, err := t.World.NewGroup(name, t.reducers(model.Reducers(r)))
-		if err != nil {
+	for r := range t.sharers {
+		if err := t.openSharers(model.Reducers(r)); err != nil {
 			return err
 		}
-		t.reducing[r] = reducing{group: group.Blocking(), beside: group}
 	}
-	t.data = t.reducing[model.Replicas].group
+	t.data = t.sharers[model.Replicas].gradients.Blocking()
 	if t.Mesh.ExpertSize() > 1 {
 		if t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup()); err != nil {
 			return err
@@ -146,7 +144,7 @@ func (t *Trainer) openData() (err error) {
 	return nil
 }
 
-// allocate takes the rank's memory: one private allocation, and the gradients that the ranks exchange.
+// allocate takes the rank's memory: one private allocation, and what the ranks exchange.
 func (t *Trainer) allocate() error {
 	exchanged, err := t.allocateExchanged()
 	if err != nil {
@@ -158,21 +156,21 @@ func (t *Trainer) allocate() error {
 		return fmt.Errorf("memory for the model: %w", err)
 	}
 	t.storage = append(t.storage, private)
-	sum := kernels.NewTensor(exchanged, 0, device.Float32, t.Model.GradientElements(t.rows()))
-	if t.placed, err = t.place(t.Device, [2]device.Stream{t.Stream, t.Beside}, t.arenas(private, exchanged), sum, links{t.pipeline, t.reducer(sum)}); err != nil {
+	t.exchange = newExchange(t)
+	if t.placed, err = t.place(t.Device, [2]device.Stream{t.Stream, t.Beside}, t.arenas(private, exchanged), links{t.pipeline, t.exchange}); err != nil {
 		return err
 	}
 	for i, c := range t.placed.contexts {
 		c.Tensor, c.Sum, c.Expert = t.tensor[i], t.activationSum(), t.experts
 	}
 	if b := t.placed.balancing; b != nil {
-		b.Ranks = t.reducing[model.TensorReplicas].beside
+		b.Ranks = t.sharers[model.TensorReplicas].gradients
 	}
 	if err := t.openContextGroups(); err != nil {
 		return err
 	}
 	model.WriteTables(t.Config.Architecture, t.Device, t.Stream, t.placed.cos, t.placed.sin, t.tablePositions())
-	return t.Model.Bind(t.placed.weights, t.placed.frozen)
+	return t.bind()
 }
 
 // activationSum adds up activations.
@@ -217,7 +215,7 @@ func (t *Trainer) begin() error {
 	if err := t.initialize(); err != nil || t.placed.average == nil {
 		return err
 	}
-	t.placed.average.Start(t.Device, t.Stream, t.placed.weights)
+	t.placed.average.Start(t.Device, t.Stream)
 	return t.Stream.Synchronize()
 }
 
