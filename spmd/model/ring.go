@@ -88,7 +88,8 @@ func (r *ringRecord) visit(c *Context, x headTensors, attend func(step int, bloc
 	}
 }
 
-// ringBackward computes dx.
+// ringBackward computes dx. The gradients of a block begin with those of its owner, all queries and keys, so that nothing is to be
+// cleared; what other ranks add may be for a part of the keys.
 func (a *coreAttention) ringBackward(c *Context, r *coreRecord, mb *MicroBatch, dx headTensors, do, o kernels.Tensor, x headTensors) {
 	ring := r.ring
 	passed := c.Stream.Record()

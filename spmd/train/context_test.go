@@ -34,7 +34,11 @@ func contextRun(t *testing.T, run, ranks, threads int, overrides ...string) *mem
 func contextRunOn(t *testing.T, open opener, run, ranks, threads int, overrides ...string) *memorySink {
 	t.Helper()
 	c := contextRuns[run]
-	overrides = slices.Concat(c.overrides, []string{"train.steps=20", "data.sequence_length=32", "train.micro_batch_size=2", "data.validation_interval=10"}, overrides)
+	steps := "train.steps=8"
+	if *allLayouts {
+		steps = "train.steps=20"
+	}
+	overrides = slices.Concat(c.overrides, []string{steps, "data.sequence_length=32", "train.micro_batch_size=2", "data.validation_interval=5"}, overrides)
 	return runRanksOn(t, open, layoutText(c.family, filepath.Join(t.TempDir(), "out"), 4), ranks, threads, overrides...)
 }
 
@@ -74,7 +78,7 @@ func TestContextRanks(t *testing.T) {
 // same bits.
 func TestContextRanksBits(t *testing.T) {
 	for _, algorithm := range []string{"ring", "ulysses"} {
-		shared := []string{"parallel.context=2", "parallel.context_algorithm=" + algorithm, "train.steps=5"}
+		shared := []string{"parallel.context=2", "parallel.context_algorithm=" + algorithm, "train.steps=3"}
 		want := contextRun(t, 3, 2, 1, shared...)
 		for what, overrides := range map[string][]string{"again": nil, "selective": {"recompute.mode=selective"}, "full": {"recompute.mode=full"}} {
 			sameNumbers(t, algorithm+", "+what, want.steps, contextRun(t, 3, 2, 2, append(slices.Clone(shared), overrides...)...).steps)
