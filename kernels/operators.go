@@ -69,8 +69,9 @@ type DropoutOptions struct {
 	Rate float64
 	// Key and Stream choose the random numbers.
 	Key, Stream uint64
-	// First is the number of the first element: that of a tensor which is a run of rows of a larger one.
-	First int
+	// First is the number of the first element: that of a tensor which is a part of a larger one, some rows and columns that
+	// follow one another. Columns is the number of the larger one's columns; 0 means that there are no others.
+	First, Columns int
 }
 
 // AdamWOptions are one step's hyperparameters.
@@ -111,8 +112,8 @@ type Operators interface {
 	// numbers beyond BFloat16's range to infinity; a NaN stays a NaN. The other way is exact.
 	Cast(s device.Stream, y, x Tensor)
 	// Dropout computes y[.., C] = Scale * x[.., C], with zeros for the elements that are dropped: element i of the row-major
-	// order, counted from First, is, where word i%4 of Philox4x32-10 with the counter {i/4, Stream} and the key Key, low words first, is below
-	// Rate * 2^32. So the same options drop the same elements again. y may be x. With Rate 0 it scales.
+	// order, of the tensor that First and Columns say, is, where word i%4 of Philox4x32-10 with the counter {i/4, Stream} and the
+	// key Key, low words first, is below Rate * 2^32. So the same options drop the same elements again. y may be x. With Rate 0 it scales.
 	Dropout(s device.Stream, y, x Tensor, o DropoutOptions)
 	// Zero fills a dense tensor of any type with zeros.
 	Zero(s device.Stream, x Tensor)

@@ -51,6 +51,9 @@ func CheckDropout(y, x Tensor, o DropoutOptions) error {
 	if o.First < 0 {
 		return fmt.Errorf("the first element has the number %d", o.First)
 	}
+	if o.Columns != 0 && o.Columns < y.Last() {
+		return fmt.Errorf("%d columns are not a part of %d", y.Last(), o.Columns)
+	}
 	return firstError(activation("y", y), like("x", x, y), apart("y", y, "x", x, true))
 }
 

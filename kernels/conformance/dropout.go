@@ -5,11 +5,11 @@ import (
 	"lockstep/kernels/device"
 )
 
-// Dropout is the definition of kernels.Operators.Dropout.
-func Dropout(y, x []float64, o kernels.DropoutOptions) {
+// Dropout is the definition of kernels.Operators.Dropout, for rows of c elements.
+func Dropout(y, x []float64, c int, o kernels.DropoutOptions) {
 	for i := range y {
 		y[i] = o.Scale * x[i]
-		n := o.First + i
+		n := o.First + i/c*max(c, o.Columns) + i%c
 		if word := philox(uint64(n/4), o.Stream, o.Key)[n%4]; float64(word) < o.Rate*(1<<32) {
 			y[i] = 0
 		}
@@ -33,10 +33,10 @@ func testDropout(s *suite) {
 	for _, n := range shapes() {
 		for _, l := range layouts() {
 			for _, o := range []kernels.DropoutOptions{{Scale: 0.3}, {Scale: 1.25, Rate: 0.2, Key: 1<<40 + 5, Stream: 1<<50 + 77},
-				{Scale: 1, Rate: 0.5, Key: 3, Stream: 4, First: 1<<33 + 7}} {
+				{Scale: 1, Rate: 0.5, Key: 3, Stream: 4, First: 1<<33 + 7}, {Scale: 1, Rate: 0.5, Key: 3, Stream: 4, First: 5, Columns: n.width + 9}} {
 				x, y := s.input(l, n.rows, n.width), s.output(device.Float32, layout{pad: 5}, n.rows, n.width)
 				want := make([]float64, y.Len())
-				Dropout(want, x.values(), o)
+				Dropout(want, x.values(), n.width, o)
 				s.d.Dropout(s.s, y.Tensor, x.Tensor, o)
 				s.check("Dropout y", y, want, tolerance{relative: 2 * ulp})
 				s.d.Dropout(s.s, x.Tensor, x.Tensor, o)

@@ -12,7 +12,7 @@ import (
 func (d *Device) Dropout(s device.Stream, y, x kernels.Tensor, o kernels.DropoutOptions) {
 	c := call{name: "Dropout", run: runDropout}
 	c.operands(1, byRows(y), byRows(x))
-	c.f[0], c.f[1] = o.Scale, o.Rate
+	c.f[0], c.f[1], c.f[2] = o.Scale, o.Rate, float64(max(o.Columns, y.Last()))
 	c.word = [3]uint64{o.Key, o.Stream, uint64(o.First)}
 	d.launch(s, kernels.CheckDropout(y, x, o), c)
 }
@@ -25,12 +25,13 @@ func dropoutRows(d *Device, c *call, w *worker, from, to int) {
 	s := w.free()
 	y, x := d.rows(&s, &c.args[0]), d.rows(&s, &c.args[1])
 	scale, limit := float32(c.f[0]), uint64(math.Ceil(c.f[1]*(1<<32)))
+	columns := uint64(c.f[2])
 	i, end := rowSpan(&c.args[0], from, to)
 	for ; i < end; i++ {
 		out := y.at(i)
 		d.set.scale(out, x.read(i), scale)
 		if limit > 0 {
-			dropRow(out, c.word[2]+uint64(i)*uint64(len(out)), limit, c.word[0], c.word[1])
+			dropRow(out, c.word[2]+uint64(i)*columns, limit, c.word[0], c.word[1])
 		}
 		y.store(i)
 	}

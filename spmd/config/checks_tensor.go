@@ -30,9 +30,6 @@ func (l *loader) checkTensor() {
 	if o := c.Optimizer.Type; l.usable("optimizer.type") && (o == "muon" || o == "adafactor") {
 		l.problem("parallel.tensor", fmt.Sprintf("%s looks at whole matrices, which tensor ranks do not have", quote(o)), `use 1, or optimizer.type = "adamw"`)
 	}
-	if l.usable("lora.rank", "lora.dropout") && c.LoRA.Rank > 0 && c.LoRA.Dropout > 0 {
-		l.problem("lora.dropout", "dropout in adapters is not available on tensor ranks yet", "set it to 0, or parallel.tensor to 1")
-	}
 }
 
 // checkInterleaving checks that micro batches can be interleaved.

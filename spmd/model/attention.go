@@ -54,6 +54,7 @@ func newSelfAttention(b *builder, name string) *selfAttention {
 	if share := b.HeadSharing(k); share > 1 {
 		a.qkv = joined{b.outputs(Replicas, h, c.QKVBias, q), b.outputs(HeadReplicas, h, c.QKVBias, key, v)}
 		a.qkv[1].copies(b.TensorRank % share)
+		a.qkv[1].before = a.qkv[0]
 	} else {
 		a.qkv = joined{b.outputs(Replicas, h, c.QKVBias, q, key, v)}
 	}

@@ -7,7 +7,8 @@ import "lockstep/kernels"
 type linear struct {
 	split        split
 	weight, bias *Use
-	othersBias   bool // another rank adds the bias
+	othersBias   bool    // another rank adds the bias
+	before       *linear // one of the same input, of which it is the rest
 	lora         *lora
 }
 

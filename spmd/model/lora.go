@@ -122,11 +122,13 @@ func (l *lora) input(c *Context, r *loraRecord, x kernels.Tensor) kernels.Tensor
 // drop computes y = dropout(x), sample by sample: what is dropped of a sample depends neither on its micro batch nor on which
 // ranks have its tokens.
 func (l *lora) drop(c *Context, r *loraRecord, y, x kernels.Tensor) {
+	in := l.down.Parameters[0].Slice
 	for b := range c.Size.Batch {
 		for _, run := range c.Size.runs() {
 			from, to := b*c.Size.Sequence+run.from, b*c.Size.Sequence+run.to
 			c.Kernels.Dropout(c.Stream, y.Narrow(0, from, to), x.Narrow(0, from, to), kernels.DropoutOptions{
-				Scale: 1 / (1 - l.rate), Rate: l.rate, Key: l.seed, Stream: l.random.Uint64(uint64(r.sample) + uint64(b)), First: run.position * x.Last()})
+				Scale: 1 / (1 - l.rate), Rate: l.rate, Key: l.seed, Stream: l.random.Uint64(uint64(r.sample) + uint64(b)),
+				First: run.position*in.Whole[1] + in.From[1], Columns: in.Whole[1]})
 		}
 	}
 }

@@ -165,6 +165,9 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 	if downs != nil {
 		add.down = newUse(downReducers, downs...)
 		add.random = random.New(o.Seed, "dropout", downs[0].Name)
+		if l.before != nil && l.before.lora != nil {
+			add.random = l.before.lora.random
+		}
 		l.lora = add
 	}
 	return nil

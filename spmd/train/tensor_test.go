@@ -157,6 +157,17 @@ func TestTensorParallelGolden(t *testing.T) {
 	}
 }
 
+// TestTensorParallelDropout drops the same elements on tensor ranks, of inputs that all of them have and of those that each has a
+// part of, with fewer key-value heads than ranks and without.
+func TestTensorParallelDropout(t *testing.T) {
+	run := func(family string, ranks int, more ...string) *memorySink {
+		overrides := append([]string{"train.steps=6", "data.sequence_length=24", "lora.rank=4", "lora.dropout=0.3", `lora.target_modules=["*_proj"]`}, more...)
+		return runRanks(t, goldenText(t, family, "corpus"), ranks, 1, overrides...)
+	}
+	nearNumbers(t, "4 ranks", run("qwen2", 1), run("qwen2", 4, "parallel.tensor=4"))
+	nearNumbers(t, "2 ranks", run("llama", 1), run("llama", 2, "parallel.tensor=2", "parallel.sequence_parallel=true", "recompute.mode=full"))
+}
+
 // TestTensorParallelWaits runs on a device on which work that has not waited for what it needs fails.
 func TestTensorParallelWaits(t *testing.T) {
 	for _, c := range tensorCases[:4] {
