@@ -41,11 +41,11 @@ func (p *Plan) Write(w io.Writer, rate float64) error {
 	p.Stages[0].Describe(w)
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "each rank of\tlayers\tweights\toptimizer\tgradients\tactivations\tscratch\tall memory\tsends to stages\tfor gradients\tcomputes\tidles\t")
+	fmt.Fprintln(t, "each rank of\tlayers\tweights\toptimizer\tgradients\tactivations\tscratch\tall memory\tsends to stages\tfor gradients\tto tensor ranks\tcomputes\tidles\t")
 	for i, l := range p.Stages {
 		m, traffic, stage := l.Memory, l.Traffic(), l.Stage()
-		fmt.Fprintf(t, "stage %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f GFLOP\t%.1f %%\t\n", i, layers(stage.Layers, len(l.Model.Layers)), size(m.Weights), size(m.Optimizer),
-			size(m.Gradients), size(m.Activations), size(m.Scratch+m.Exchanged), size(m.Total()), size(traffic.Stages), size(traffic.Gradients),
+		fmt.Fprintf(t, "stage %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f GFLOP\t%.1f %%\t\n", i, layers(stage.Layers, len(l.Model.Layers)), size(m.Weights), size(m.Optimizer),
+			size(m.Gradients), size(m.Activations), size(m.Scratch+m.Exchanged), size(m.Total()), size(traffic.Stages), size(traffic.Gradients), size(traffic.Tensor),
 			stage.Operations/1e9, 100*stage.Idle)
 	}
 	if err := t.Flush(); err != nil {

@@ -8,8 +8,8 @@ import (
 	"lockstep/spmd/pipeline"
 )
 
-// Traffic is what a rank sends in a step, in bytes. What layers exchange within themselves, because ranks share their matrices, tokens
-// or experts, is not in it.
+// Traffic is what a rank sends in a step, in bytes. What layers exchange within themselves because ranks share tokens or experts is not
+// in it.
 type Traffic struct {
 	// Stages is what passes from stage to stage: activations, their gradients, and at most all rows of the embedding's table that
 	// a step can touch.
@@ -17,6 +17,8 @@ type Traffic struct {
 	// Gradients is what ranks that hold the same weights send to add up their gradients: twice all but one part of as many as
 	// there are ranks.
 	Gradients int
+	// Tensor is what tensor ranks send each other around attention and feed-forward networks.
+	Tensor int
 }
 
 // Traffic returns that of this rank.
@@ -43,6 +45,15 @@ func (l *Layout) Traffic() (t Traffic) {
 		}
 		n := len(l.reducers(r.Reducers))
 		t.Gradients += 2 * (to - r.From) * device.Float32.Size() * (n - 1) / n
+	}
+	if l.Mesh.Size(mesh.Tensor) > 1 {
+		stage := l.Mesh.Coordinate(mesh.Pipeline)
+		sent := l.Model.TensorTraffic(l.Size, l.Config.Train.Activations(), l.recompute, l.training.Split[stage])
+		for _, run := range l.stageRuns(stage) {
+			for _, bytes := range sent[run.From:run.To] {
+				t.Tensor += bytes * l.MyMicroBatches
+			}
+		}
 	}
 	return t
 }
