@@ -285,7 +285,8 @@ type Parallel struct {
 	Tensor int `toml:"tensor" range:"[1,1048576]"`
 	// Stages of ranks that share the stack of layers: micro batches pass through one after the other. The bits are those of one stage.
 	Pipeline int `toml:"pipeline" range:"[1,4096]"`
-	// Ranks that share each sample: each works on its tokens, and attention exchanges what it needs of the others'.
+	// Ranks that share each sample: each works on its tokens, and attention exchanges what it needs of the others'. Sums then have
+	// another order than on one rank: results equal to rounding, those of a repeat, and of other data ranks, to the bit.
 	Context int `toml:"context" range:"[1,65536]"`
 	// How attention sees the tokens of the other context ranks. `ring`: keys and values go from rank to rank while each works on those
 	// it has; each rank has two pieces of a sample, one from its front and one from its back, so that all have as much to do.

@@ -74,16 +74,16 @@ func TestContextRanks(t *testing.T) {
 	}
 }
 
-// TestContextRanksBits trains with shared samples again, with other threads and data ranks, and computing activations again: to the
-// same bits.
+// TestContextRanksBits trains with shared samples again, with other threads and data ranks, with less of it on each rank, and computing activations
+// again: to the same bits.
 func TestContextRanksBits(t *testing.T) {
 	for _, algorithm := range []string{"ring", "ulysses"} {
 		shared := []string{"parallel.context=2", "parallel.context_algorithm=" + algorithm, "train.steps=3"}
 		want := contextRun(t, 3, 2, 1, shared...)
-		for what, overrides := range map[string][]string{"again": nil, "selective": {"recompute.mode=selective"}, "full": {"recompute.mode=full"}} {
+		for what, overrides := range map[string][]string{"again": nil, "ZeRO 3": {"parallel.zero_stage=3"}, "selective": {"recompute.mode=selective"}, "full": {"recompute.mode=full"}} {
 			sameNumbers(t, algorithm+", "+what, want.steps, contextRun(t, 3, 2, 2, append(slices.Clone(shared), overrides...)...).steps)
 		}
-		sameNumbers(t, algorithm+", data 2", want.steps, contextRun(t, 3, 4, 1, shared...).steps)
+		sameNumbers(t, algorithm+", data 2, ZeRO 2", want.steps, contextRun(t, 3, 4, 1, append(slices.Clone(shared), "parallel.zero_stage=2")...).steps)
 	}
 }
 
