@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestLayouts runs one configuration on 1 to 8 ranks with 1 or 2 threads each, which share memory; over TCP; and without
-// launch.
+// TestLayouts runs one configuration on 1 to 8 ranks with 1 or 2 threads each, which share memory; over TCP; in stages of
+// a pipeline; and without launch.
 func TestLayouts(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
@@ -29,6 +29,17 @@ func TestLayouts(t *testing.T) {
 			w := &workspace{t: t, dir: w.dir}
 			w.launch(4, backend, "device.threads=1", "collective.backend="+backend).expect(0)
 			w.sameRun("want", backend)
+		})
+	}
+	for _, l := range []struct {
+		ranks     int
+		overrides []string
+	}{{4, []string{"parallel.pipeline=2"}}, {2, []string{"parallel.pipeline=2", "parallel.pipeline_schedule=zb-h1", "collective.backend=tcp", "monitor.sample_tokens=8"}}} {
+		out := "stages-" + strconv.Itoa(l.ranks)
+		t.Run(out, func(t *testing.T) {
+			w := &workspace{t: t, dir: w.dir}
+			w.launch(l.ranks, out, append(l.overrides, "device.threads=1")...).expect(0)
+			w.sameRun("want", out)
 		})
 	}
 	t.Run("alone", func(t *testing.T) {

@@ -292,6 +292,9 @@ func (l *Layout) Describe(w io.Writer) {
 	}
 	line("mesh", "%v%s", l.Mesh, shared)
 	data := l.Mesh.Size(mesh.Data)
+	if text := l.describeStages(); text != "" {
+		line("pipeline", "%s", text)
+	}
 	line("batch", "%d per micro batch x %d accumulated x %s = %d samples x %d tokens = %s tokens per step",
 		c.Train.MicroBatchSize, l.MyMicroBatches, plural(data, "rank"), c.Train.GlobalBatchSize, l.Size.Whole(), count(int(c.TokensPerStep())))
 	if text := describeContext(l.Size); text != "" {
@@ -322,7 +325,11 @@ func (l *Layout) Describe(w io.Writer) {
 		line("recompute", "%s", text)
 	}
 	m := l.Memory
-	line("memory", "%s per rank: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()),
+	whose := "per rank"
+	if len(l.schedule) > 1 {
+		whose = "on the first stage's ranks"
+	}
+	line("memory", "%s %s: weights %s, optimizer %s, gradients %s (%s), activations %s, scratch %s", megabytes(m.device()), whose,
 		megabytes(m.Weights), megabytes(m.Optimizer), megabytes(m.Gradients), plural(l.buffers, "buffer"), megabytes(m.Activations), megabytes(m.Scratch+m.Exchanged))
 	if m.Snapshot > 0 {
 		line("", "and %s to write checkpoints in the background", megabytes(m.Snapshot))

@@ -16,7 +16,10 @@ var reshardings = []struct {
 	{1, "one rank", nil},
 	{2, "one rank", nil},
 	{4, "one rank", []string{"checkpoint.format=ckpt"}},
+	{2, "one rank", []string{"parallel.pipeline=2", "parallel.pipeline_schedule=zb-h1"}},
+	{6, "one rank", []string{"parallel.pipeline=3"}},
 	{2, "tensor 2", []string{"parallel.tensor=2"}},
+	{4, "tensor 2", []string{"parallel.tensor=2", "parallel.pipeline=2"}},
 	{4, "tensor 4", []string{"parallel.tensor=4", "checkpoint.async=false"}}, // more than there are key-value heads
 	{8, "tensor 2 sequence", []string{"parallel.tensor=2", "parallel.sequence_parallel=true"}},
 	{2, "ring 2", []string{"parallel.context=2"}},

@@ -1,6 +1,9 @@
 package train
 
 import (
+	"fmt"
+	"strings"
+
 	"lockstep/kernels"
 	"lockstep/kernels/device"
 	"lockstep/spmd/mesh"
@@ -55,6 +58,26 @@ func (l *Layout) stageRuns(stage int) (runs []model.Span) {
 		runs = append(runs, l.runs[chunk])
 	}
 	return runs
+}
+
+// describeStages says how the layers are cut and how long ranks wait for each other, "" where there is one stage.
+func (l *Layout) describeStages() string {
+	if len(l.schedule) == 1 {
+		return ""
+	}
+	var counts []string
+	for i, run := range l.runs {
+		n := run.To - run.From
+		if i == 0 {
+			n--
+		}
+		if i == len(l.runs)-1 {
+			n--
+		}
+		counts = append(counts, fmt.Sprint(n))
+	}
+	return fmt.Sprintf("%s layers by %s: the stages idle for about %.0f %% of a step, see spmd plan", strings.Join(counts, " + "),
+		l.Config.Parallel.PipelineSchedule, 100*l.training.Bubble)
 }
 
 // layerRuns returns the layers of each chunk, of which counts has the number of transformer layers: before them is the embedding,
