@@ -167,9 +167,11 @@ func newWriter(sim *simulation, rank int, all []route) *writer {
 		w.routes[n-1] = append(w.routes[n-1], x)
 		w.exchange[x.Value] = n - 1
 		// An exchange begins as early as it can: when what it sends is there, and before the action that hides what it receives.
-		earliest := sim.first(rank, max(0, sim.first(rank, x.needed)-1))
+		earliest := 0
 		if x.from == rank {
 			earliest = sim.last(rank, x.made) + 1
+		} else if i := sim.first(rank, x.needed); i > 0 {
+			earliest = sim.first(rank, i-1)
 		}
 		w.position[n-1] = max(w.position[n-1], earliest)
 		if n > 1 {

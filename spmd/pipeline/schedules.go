@@ -26,11 +26,14 @@ func oneFOneB(s Shape) Schedule {
 
 // zeroBubbleH1 is ZB-H1 (Qi et al., "Zero Bubble Pipeline Parallelism", 2023): 1F1B whose gradients of weights wait, on rank r until
 // r micro batches later, so that a rank sends the gradient of its input on before it computes what nobody waits for. Every rank
-// keeps p micro batches, and idles for (p-1)(F+I-W).
+// keeps p micro batches, and idles for (p-1)(F+I-W). The first rank has whole backward passes: nobody waits for either half.
 func zeroBubbleH1(s Shape) Schedule {
 	return eachRank(s, func(r int) []Action {
-		order := microBatches(s.MicroBatches, r)
-		return inTurn(order, order, s.Ranks-1-r, r)
+		order, delay := microBatches(s.MicroBatches, r), r
+		if r == 0 {
+			delay = none
+		}
+		return inTurn(order, order, s.Ranks-1-r, delay)
 	})
 }
 
