@@ -220,10 +220,11 @@ func (e *Executor) begin(x *Instruction, load Loader, step Step) error {
 }
 
 // load writes those parts of a micro batch to its slot that a chunk reads: the first one ids, the last one labels, and all of them
-// the ends of documents.
+// the ends of documents, and where there is padding, which labels tell, those.
 func (e *Executor) load(s *slot, x *Instruction, load Loader, touched *model.Touched) error {
 	chunk, b := e.stages[x.Chunk].Chunk, &s.batch
-	if !chunk.IsFirst() && !chunk.IsLast() && b.Positions.IsZero() && b.Documents.IsZero() {
+	labels := chunk.IsLast() || e.context.Padded
+	if !chunk.IsFirst() && !labels && b.Positions.IsZero() && b.Documents.IsZero() {
 		return nil
 	}
 	if err := load(x.MicroBatch, e.host); err != nil {
@@ -245,11 +246,10 @@ func (e *Executor) load(s *slot, x *Instruction, load Loader, touched *model.Tou
 			e.write(b.Rows, e.rows)
 		}
 	}
-	if !chunk.IsLast() {
-		return nil
+	if labels {
+		e.write(b.Labels, e.cut(e.host.Labels))
 	}
-	e.write(b.Labels, e.cut(e.host.Labels))
-	if touched == nil {
+	if !chunk.IsLast() || touched == nil {
 		return nil
 	}
 	return e.lookAhead(b, touched)

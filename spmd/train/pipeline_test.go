@@ -39,6 +39,7 @@ func pipelineCases() []pipelineCase {
 		{"qwen3", 3, 8, append([]string{"data.paths=testdata/golden/documents"}, documentMasks...),
 			[]pipelineRun{{"1f1b", 2, 2, nil}, {"zb-h1", 3, 1, []string{"parallel.stage_layers=[0,3,0]", "recompute.mode=selective"}}}},
 		{"qwen3_moe", 4, 4, nil, []pipelineRun{{"1f1b", 4, 1, nil}, {"zb-v", 2, 1, nil}}},
+		{"qwen3_moe", 3, 4, append([]string{"data.paths=testdata/golden/documents", "data.packing=best-fit"}, documentMasks...), []pipelineRun{{"1f1b", 3, 1, nil}}},
 		{"deepseek_v3", 3, 4, deepseek, []pipelineRun{{"1f1b", 3, 1, nil}}},
 		{"deepseek_v3", 2, 4, append(deepseek, "model.overrides.tie_word_embeddings=true", "train.dtype=bfloat16"), []pipelineRun{{"1f1b", 2, 1, nil}}},
 	}
