@@ -122,7 +122,7 @@ func (w *World) register(name string, ranks []int, stream device.HostStream) (*g
 	case w.err != nil:
 		return nil, w.err
 	}
-	key := fmt.Sprintf("%q %v", name, ranks)
+	key := groupID(name, ranks, 0)
 	g := w.newGroup(name, ranks, w.made[key], stream)
 	w.made[key]++
 	w.groups = append(w.groups, g)

@@ -133,9 +133,13 @@ func noEOF(err error) error {
 	return err
 }
 
-// controlWriteTimeout bounds the writing of a control message. They are small enough for the socket's buffer, so that
-// writing waits only when the other side has not read for long.
-const controlWriteTimeout = 2 * time.Second
+// controlWriteTimeout bounds the writing of a control message, together with a second for each controlWriteRate bytes. Most
+// are small enough for the socket's buffer, so that writing waits only when the other side has not read for long; the table of
+// a large job is not, and its thousands of readers may share a few cores.
+const (
+	controlWriteTimeout = 20 * time.Second
+	controlWriteRate    = 4 << 10
+)
 
 // beatsPerSilence is how many heartbeats fall into the time after which silence counts as a loss. Silence is counted in
 // such parts, so that a process that was itself suspended, or starved, blames nobody for the time in which it did not listen.
@@ -164,10 +168,14 @@ func (c *controlConn) send(m message) error {
 func (c *controlConn) write(b []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.SetWriteDeadline(time.Now().Add(controlWriteTimeout)); err != nil {
+	limit := controlWriteTimeout + time.Duration(len(b)/controlWriteRate)*time.Second
+	if err := c.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	_, err := c.Write(b)
+	if err != nil {
+		c.Conn.Close() // a part may have been written, which nothing can follow
+	}
 	return err
 }
 
@@ -245,9 +253,9 @@ func (c *controlConn) awaitHead(head []byte) error {
 			continue
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.silence.Load() > 0: // which may have been set meanwhile
 			if missed++; missed > beatsPerSilence {
-				return fmt.Errorf("%w for %v", errSilent, silence)
+				return fmt.Errorf("%w for %v", errSilent, time.Duration(c.silence.Load()))
 			}
 		case err == io.EOF && got > 0:
 			return io.ErrUnexpectedEOF

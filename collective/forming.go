@@ -39,6 +39,9 @@ func (r *Root) form() error {
 	for i := range r.members {
 		addresses[i], locals[i] = r.members[i].address, r.members[i].local
 	}
+	if !slices.ContainsFunc(locals, func(s string) bool { return s != "" }) {
+		locals = nil
+	}
 	table, err := newAddressTable(addresses)
 	if err != nil {
 		return err

@@ -29,8 +29,9 @@ const (
 	challengeBytes  = 4 + 1 + nonceBytes + sha256.Size
 	proofBytes      = sha256.Size
 
-	// handshakeTimeout bounds the whole handshake. A rank answers within milliseconds; the rest is for busy machines.
-	handshakeTimeout = 5 * time.Second
+	// handshakeTimeout bounds the whole handshake. A rank answers within milliseconds; the rest is for busy machines, such as
+	// one on which a large job is tried out.
+	handshakeTimeout = 20 * time.Second
 )
 
 // magic starts the first message of each side.

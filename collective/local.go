@@ -108,6 +108,9 @@ func (w *World) findLocal(table []string) error {
 	if w.o.Backend == BackendTCP {
 		return nil
 	}
+	if table == nil { // nobody shares memory
+		table = make([]string, w.Size())
+	}
 	if len(table) != w.Size() {
 		return fmt.Errorf("the root sent %d sockets for %d ranks", len(table), w.Size())
 	}

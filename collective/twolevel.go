@@ -29,8 +29,8 @@ import (
 // A topology is how a group's members lie on hosts.
 type topology struct {
 	hosts int
-	host  []int // of each member, numbered by the first member on each
-	local int   // members on each host, where all have the same number, else 0
+	host  []int32 // of each member, numbered by the first member on each
+	local int     // members on each host, where all have the same number, else 0
 	// blocks says that each host has the same number of neighbouring members; aligned, that this number and that of the hosts
 	// are powers of two.
 	blocks, aligned bool
@@ -40,13 +40,13 @@ type topology struct {
 
 // newTopology numbers hosts, given by any names, as they come.
 func newTopology[T comparable](names []T) topology {
-	t := topology{host: make([]int, len(names))}
-	numbers := map[T]int{}
+	t := topology{host: make([]int32, len(names))}
+	numbers := map[T]int32{}
 	var members []int
 	for i, name := range names {
 		h, ok := numbers[name]
 		if !ok {
-			h = len(numbers)
+			h = int32(len(numbers))
 			numbers[name] = h
 			members = append(members, 0)
 		}
@@ -60,7 +60,7 @@ func newTopology[T comparable](names []T) topology {
 			t.local = 0
 			break
 		}
-		neighbours = neighbours && h == i/t.local
+		neighbours = neighbours && int(h) == i/t.local
 	}
 	t.blocks = t.local > 0 && neighbours
 	t.aligned = t.blocks && powerOfTwo(t.local) && powerOfTwo(t.hosts)
@@ -200,7 +200,7 @@ func (g *group) leadersAllReduce(w *work, mem []byte) error {
 
 func (g *group) twoLevelBroadcast(w *work, mem []byte) error {
 	local, across := &g.teams.local, &g.teams.root
-	rootHost, myHost := g.topology.host[w.root], g.topology.host[g.me]
+	rootHost, myHost := int(g.topology.host[w.root]), int(g.topology.host[g.me])
 	across.members = append(across.members[:0], g.teams.first.members...)
 	across.members[rootHost] = w.root
 	across.me, across.size = myHost, len(across.members)

@@ -71,7 +71,7 @@ type World struct {
 	err     error
 	closed  bool
 	groups  []*group
-	made    map[string]int                // how many groups there are of a name and members
+	made    map[uint64]int                // how many groups there are of a name and members
 	inbound map[connectionKey]*connection // data connections, by their other end
 	memory  atomic.Pointer[[]*symmetric]  // what Alloc returned, in its order
 }
@@ -124,7 +124,7 @@ func Join(ctx context.Context, o Options) (*World, error) {
 	}
 	w := &World{
 		o: o, cores: runtime.NumCPU(), done: make(chan struct{}), closing: make(chan struct{}),
-		made: map[string]int{}, inbound: map[connectionKey]*connection{},
+		made: map[uint64]int{}, inbound: map[connectionKey]*connection{},
 	}
 	if o.Place.Size == 1 && o.Place.Rendezvous == "" {
 		return w, nil
@@ -215,7 +215,7 @@ func (w *World) await(ctx context.Context) (message, error) {
 	if err := w.control.SetReadDeadline(time.Now().Add(w.o.Timeout + graceTime)); err != nil {
 		return message{}, err
 	}
-	m, err := readMessage(w.control)
+	m, err := w.control.receive() // a heartbeat may overtake the table
 	if err != nil {
 		return message{}, fmt.Errorf("waiting for the other ranks: %w", errors.Join(context.Cause(ctx), noEOF(err)))
 	}
