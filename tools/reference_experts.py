@@ -1,17 +1,21 @@
-"""A training run of a small Qwen3-MoE in PyTorch with what Megatron-Core has for its experts and Transformers has not: a capacity,
-over which assignments are dropped, or the balancing loss of the whole batch.
+"""A training run of a small Qwen3-MoE in PyTorch with what Megatron-Core has for its experts and Transformers has not, a capacity,
+over which assignments are dropped, or the balancing loss of the whole batch; or with LoRA on each expert's projections.
 
-    python tools/reference_experts.py DIR PREFIX OUT.json [--capacity-factor 1.0] [--policy probs] [--global-coef 0.02]
+    python tools/reference_experts.py DIR PREFIX OUT.json [--capacity-factor 1.0] [--policy probs] [--global-coef 0.02] [--lora-rank 3]
 
 DIR is a model made by reference.py, whose conventions these are: samples, AdamW, clipping, the learning rate. An assignment is
 dropped where apply_router_token_dropping of megatron-core 0.16 drops it, by setting its weight to zero. The balancing loss is
 that of _apply_global_aux_loss: E * sum f*P over each layer, P over a micro batch, f over all micro batches of the step so far.
+With LoRA each expert's gate_proj, up_proj and down_proj have adapters of their own, as in PEFT with Transformers 4; those that the run
+starts from are saved as a PEFT adapter beside OUT.json. PEFT with Transformers 5 joins them when it loads them.
 """
 import argparse, json, math
 import numpy as np
 import torch
 import torch.nn.functional as F
+import os
 import transformers
+from safetensors.torch import save_file
 from transformers.models.qwen3_moe import modeling_qwen3_moe as qm
 
 
@@ -27,11 +31,51 @@ def kept(weights, chosen, experts, factor, policy):
     return torch.zeros(tokens, experts).scatter(0, top, 1).gather(1, chosen)
 
 
+class Adapted(torch.nn.Module):
+    """scale * B A of each expert, added to stacked weights [experts, outputs, inputs] of one or several projections."""
+
+    def __init__(self, name, stacked, projections, rank, scale):
+        super().__init__()
+        experts, outputs, inputs = stacked.shape
+        self.names = [(e, i, f"{name}.{e}.{p}") for e in range(experts) for i, p in enumerate(projections)]
+        self.shape, self.scale = (experts, len(projections)), scale
+        self.a = torch.nn.ParameterList([(torch.rand(rank, inputs) * 2 - 1) / math.sqrt(inputs) for _ in self.names])
+        self.b = torch.nn.ParameterList([torch.randn(outputs // len(projections), rank) * 0.02 for _ in self.names])
+
+    def forward(self, w):
+        delta = torch.stack([b @ a for a, b in zip(self.a, self.b)]) * self.scale
+        return w + delta.view(w.shape)
+
+    def tensors(self):
+        for (_, _, name), a, b in zip(self.names, self.a, self.b):
+            yield f"base_model.model.{name}.lora_A.weight", a.detach().clone()
+            yield f"base_model.model.{name}.lora_B.weight", b.detach().clone()
+
+
+def adapt(model, rank, alpha, out):
+    """Freezes the model, gives its experts adapters and saves those."""
+    torch.manual_seed(7)
+    model.requires_grad_(False)
+    adapters, tensors = [], {}
+    for name, m in list(model.named_modules()):
+        if isinstance(m, qm.Qwen3MoeExperts):
+            for parameter, projections in (("gate_up_proj", ["gate_proj", "up_proj"]), ("down_proj", ["down_proj"])):
+                adapters.append(Adapted(name, getattr(m, parameter), projections, rank, alpha / rank))
+                torch.nn.utils.parametrize.register_parametrization(m, parameter, adapters[-1])
+                tensors.update(adapters[-1].tensors())
+    os.makedirs(out, exist_ok=True)
+    save_file(tensors, os.path.join(out, "adapter_model.safetensors"), metadata={"format": "pt"})
+    config = dict(peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=os.path.basename(out).split("-")[0], r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
+                  target_modules=["down_proj", "gate_proj", "up_proj"])
+    json.dump(config, open(os.path.join(out, "adapter_config.json"), "w"), indent=2)
+    return [p for a in adapters for p in a.parameters()]
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("dir"); ap.add_argument("prefix"); ap.add_argument("out")
-    for k, d in dict(steps=24, batch=8, accum=4, seq=45, warmup=5).items():
-        ap.add_argument("--" + k, type=int, default=d)
+    for k, d in dict(steps=24, batch=8, accum=4, seq=45, warmup=5, lora_rank=0, lora_alpha=6).items():
+        ap.add_argument("--" + k.replace("_", "-"), type=int, default=d)
     for k, d in dict(lr=3e-3, min_lr=3e-4, clip=0.5, capacity_factor=0.0, global_coef=0.0).items():
         ap.add_argument("--" + k.replace("_", "-"), type=float, default=d)
     ap.add_argument("--policy", default="probs")
@@ -54,7 +98,7 @@ def main():
     for g in gates:
         g.register_forward_hook(route)
     tokens = np.fromfile(a.prefix + ".bin", np.uint16).astype(np.int64)
-    parameters = list(model.parameters())
+    parameters = adapt(model, a.lora_rank, a.lora_alpha, a.out.removesuffix(".json")) if a.lora_rank else list(model.parameters())
     opt = torch.optim.AdamW([dict(params=[p for p in parameters if p.ndim >= 2], weight_decay=0.1),
                              dict(params=[p for p in parameters if p.ndim < 2], weight_decay=0.0)], lr=a.lr, betas=(0.9, 0.95), eps=1e-8)
     micro, epoch, rows = a.batch // a.accum, (len(tokens) - 1) // a.seq, []

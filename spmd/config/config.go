@@ -205,7 +205,9 @@ type LoRA struct {
 	RSLoRA bool `toml:"rslora"`
 	// Probability with which an element of an adapter's input is dropped in training.
 	Dropout float64 `toml:"dropout" range:"[0,1)"`
-	// The adapted modules: patterns of the last part of their names, where `*` stands for any text.
+	// The adapted modules: patterns of the last part of their names, where `*` stands for any text; a pattern with dots is
+	// compared with as many parts, such as `shared_experts.*` or `experts.*.up_proj`. Projections of experts are adapted in all
+	// experts of a layer, each with matrices of its own, and without dropout, as in PEFT.
 	TargetModules []string `toml:"target_modules"`
 	// Directory of a PEFT adapter to start from. Its r, lora_alpha, use_rslora and set of target modules must be those of this
 	// section.

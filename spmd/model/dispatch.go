@@ -55,7 +55,7 @@ func (m *mixture) newExchange(r *mixtureRecord, rows, most int, mem *Memory) {
 	x.shifts = mem.Scratch.Tensor(device.Int32, 2, m.ranks*rounds)
 
 	kept, inputs := mem.keep(KeepAll), mem.keep(KeepAll)
-	if m.gateUp.frozen() {
+	if m.gateUp.frozen() && m.gateUpLoRA == nil {
 		inputs = mem.Scratch // they are for the gradient of the weights alone
 	}
 	r.work = m.newWork(limit, mem, kept, mem.Delayed)
@@ -102,6 +102,7 @@ func (r *mixtureRecord) roundWork(round int) expertWork {
 	for _, t := range []*kernels.Tensor{&w.weights, &w.position, &w.x, &w.dy, &w.gateUp, &w.dGateUp, &w.activated, &w.out, &w.dWeights} {
 		*t = t.Narrow(0, 0, n)
 	}
+	w.gateUpLoRA, w.downLoRA = w.gateUpLoRA.narrow(n), w.downLoRA.narrow(n)
 	return w
 }
 
@@ -233,6 +234,7 @@ func (m *mixture) workAgain(c *Context, r *mixtureRecord, round int, dy, x kerne
 		m.again(c, r, round, x)
 		w := m.receiveGradient(c, r, round, m.sendGradient(c, r, round, dy))
 		m.throughActivation(c, &w)
+		m.gateUpLoRA.lowerGradient(c, m, w.gateUpLoRA, w.dGateUp, w.offsets)
 	}
 	return r.roundWork(round)
 }

@@ -20,7 +20,8 @@ type LoRA struct {
 	Dropout float64
 	// Seed is the run's; it decides what is dropped.
 	Seed uint64
-	// Targets are patterns for the last part of the names of the adapted modules, such as "q_proj" or "*_proj".
+	// Targets are patterns for the last parts of the names of the adapted modules, as many as each has itself, such as "q_proj",
+	// "*_proj" or "experts.*.up_proj".
 	Targets []string
 }
 

@@ -30,7 +30,13 @@ type mixture struct {
 	gateUp *Use         // [held*2I,H]: for each expert of this rank gate and up
 	down   *Use         // [held*H,I]
 	shared *feedForward // nil where there are none
+
+	name                 string
+	gateUpLoRA, downLoRA *expertLoRA // adapters of the experts, nil where there are none
 }
+
+// expert returns the name of an expert.
+func (m *mixture) expert(e int) string { return fmt.Sprintf("%s.experts.%d", m.name, e) }
 
 // mixtureRecord is what a mixture keeps of a micro batch. R is the number of assignments, B*T*K.
 type mixtureRecord struct {
@@ -63,11 +69,12 @@ type expertWork struct {
 	activated                  kernels.Tensor // [R,I]
 	out                        kernels.Tensor // [R,H]: what the experts give, or the gradient of x
 	dWeights                   kernels.Tensor // like weights
+	gateUpLoRA, downLoRA       expertLoRARecord
 }
 
 func newMixture(b *builder, name string, layer int) *mixture {
 	c := b.config
-	m := &mixture{Experts: *c.Experts, hidden: c.HiddenSize, layers: c.sparseLayers(), leads: b.TensorRank == 0}
+	m := &mixture{Experts: *c.Experts, hidden: c.HiddenSize, layers: c.sparseLayers(), leads: b.TensorRank == 0, name: name}
 	m.ranks, m.rank = max(b.Expert, 1), b.ExpertRank
 	m.held = m.Count / m.ranks
 	for i := range layer {
@@ -88,7 +95,7 @@ func newMixture(b *builder, name string, layer int) *mixture {
 	}
 	m.Width, m.tokens = end-first, b.Partition
 	for e := range m.Count {
-		expert := fmt.Sprintf("%s.experts.%d", name, e)
+		expert := m.expert(e)
 		ps := []*Parameter{b.weight(expert+".gate_proj", width, m.hidden).cut(0, first, end), b.weight(expert+".up_proj", width, m.hidden).cut(0, first, end),
 			b.weight(expert+".down_proj", m.hidden, width).cut(1, first, end)}
 		if e/m.held == m.rank {
@@ -116,13 +123,14 @@ func (m *mixture) uses() []*Use {
 		uses = append(uses, m.bias)
 	}
 	uses = append(uses, m.gateUp, m.down)
+	uses = append(append(uses, m.gateUpLoRA.uses()...), m.downLoRA.uses()...)
 	if m.shared != nil {
 		uses = append(uses, m.shared.uses()...)
 	}
 	return uses
 }
 
-// linears lists what LoRA can adapt: of the experts only the shared ones.
+// linears lists the linears that LoRA can adapt: those of the shared experts. The others' matrices are no linears.
 func (m *mixture) linears() []*linear {
 	if m.shared == nil {
 		return nil
@@ -165,7 +173,8 @@ func (m *mixture) newRecord(k kernels.Operators, size Size, mem *Memory) Record 
 func (m *mixture) newWork(rows int, mem *Memory, kept, delayed *kernels.Arena) expertWork {
 	return expertWork{
 		gateUp: mem.activation(kept, rows, 2*m.Width), dGateUp: mem.activation(delayed, rows, 2*m.Width),
-		activated: mem.activation(mem.Scratch, rows, m.Width),
+		activated:  mem.activation(mem.Scratch, rows, m.Width),
+		gateUpLoRA: m.gateUpLoRA.place(rows, m.held, mem, delayed), downLoRA: m.downLoRA.place(rows, m.held, mem, delayed),
 	}
 }
 
@@ -236,17 +245,20 @@ func (m *mixture) unpermute(c *Context, r *mixtureRecord, y kernels.Tensor) {
 // intoExperts computes w.gateUp.
 func (m *mixture) intoExperts(c *Context, w *expertWork) {
 	c.Kernels.GroupedMatMul(c.Stream, w.gateUp, w.x, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+	m.gateUpLoRA.forward(c, m, w.gateUpLoRA, w.gateUp, w.x, w.offsets)
 }
 
 // outOfExperts computes w.out from w.gateUp.
 func (m *mixture) outOfExperts(c *Context, w *expertWork) {
 	c.Kernels.ExpertSwiGLU(c.Stream, w.activated, w.gateUp, w.weights, w.position)
 	c.Kernels.GroupedMatMul(c.Stream, w.out, w.activated, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+	m.downLoRA.forward(c, m, w.downLoRA, w.out, w.activated, w.offsets)
 }
 
 // throughActivation computes w.dGateUp and w.dWeights from w.dy.
 func (m *mixture) throughActivation(c *Context, w *expertWork) {
 	c.Kernels.GroupedMatMul(c.Stream, w.activated, w.dy, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{})
+	m.downLoRA.backwardInput(c, m, w.downLoRA, w.activated, w.dy, w.offsets)
 	c.Kernels.ExpertSwiGLUBackward(c.Stream, w.dGateUp, w.dWeights, w.activated, w.gateUp, w.weights, w.position)
 }
 
@@ -282,6 +294,7 @@ func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, d
 		w := m.receiveGradient(c, r, i, sent)
 		m.throughActivation(c, &w)
 		c.Kernels.GroupedMatMul(c.Stream, w.out, w.dGateUp, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{})
+		m.gateUpLoRA.backwardInput(c, m, w.gateUpLoRA, w.out, w.dGateUp, w.offsets)
 		returned = m.giveBackGradient(c, r, i, &w)
 	}
 	if m.shared != nil {
@@ -305,14 +318,20 @@ func (m *mixture) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, 
 	}
 	for i := range r.rounds() {
 		w := m.workAgain(c, r, i, m.own(dy), m.own(x))
-		if !m.gateUp.frozen() {
+		if trained := !m.gateUp.frozen(); trained || m.gateUpLoRA != nil {
 			m.copyRows(c, r, w.x, x)
-			c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), w.dGateUp, w.x, w.offsets, o)
+			if trained {
+				c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.gateUp.Gradient(mb.Gradients)), w.dGateUp, w.x, w.offsets, o)
+			}
+			m.gateUpLoRA.backwardWeight(c, m, mb.Gradients, w.gateUpLoRA, w.dGateUp, w.x, w.offsets, o)
 		}
-		if !m.down.frozen() {
+		if trained := !m.down.frozen(); trained || m.downLoRA != nil {
 			c.Kernels.ExpertSwiGLU(c.Stream, w.activated, w.gateUp, w.weights, w.position)
 			m.copyRows(c, r, w.dy, dy)
-			c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), w.dy, w.activated, w.offsets, o)
+			if trained {
+				c.Kernels.GroupedMatMul(c.Stream, m.matrices(m.down.Gradient(mb.Gradients)), w.dy, w.activated, w.offsets, o)
+			}
+			m.downLoRA.backwardWeight(c, m, mb.Gradients, w.downLoRA, w.dy, w.activated, w.offsets, o)
 		}
 		o.Accumulate = true
 	}

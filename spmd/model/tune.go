@@ -116,46 +116,66 @@ func freeze(parameters []*Parameter, t Tuning) error {
 
 // adapt adds adapters to the linears whose projections match the targets.
 func (m *Model) adapt(o *LoRA) error {
-	matched := make([]bool, len(o.Targets))
-	var modules []string
+	t := &targets{LoRA: o, matched: make([]bool, len(o.Targets))}
 	for _, b := range m.blocks() {
 		for _, l := range b.linears() {
-			if err := m.adaptLinear(l, o, matched, &modules); err != nil {
+			if err := m.adaptLinear(l, t); err != nil {
+				return err
+			}
+		}
+		if x, ok := b.feedForward.(*mixture); ok {
+			if err := m.adaptExperts(x, t); err != nil {
 				return err
 			}
 		}
 	}
-	for i, ok := range matched {
+	for i, ok := range t.matched {
 		if !ok {
-			return fmt.Errorf("%q matches no module; there are %s", o.Targets[i], strings.Join(modules, ", "))
+			return fmt.Errorf("%q matches no module; there are %s", o.Targets[i], strings.Join(t.modules, ", "))
 		}
 	}
 	return nil
 }
 
-// adaptLinear adds adapters to the projections of a linear that match a target. It notes which targets have matched, and the
-// last parts of the modules' names.
-func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]string) error {
+// targets are the patterns of the modules that are adapted.
+type targets struct {
+	*LoRA
+	matched []bool   // by pattern: whether there is such a module
+	modules []string // the last parts of the names of all modules
+}
+
+// match reports whether a module is a target. A pattern is compared with as many of the last parts of the module's name as it
+// has itself.
+func (t *targets) match(module string) (target bool, err error) {
+	parts := strings.Split(module, ".")
+	if last := parts[len(parts)-1]; !slices.Contains(t.modules, last) {
+		t.modules = append(t.modules, last)
+	}
+	for i, pattern := range t.Targets {
+		n := min(len(parts), strings.Count(pattern, ".")+1)
+		ok, err := path.Match(pattern, strings.Join(parts[len(parts)-n:], "."))
+		if err != nil {
+			return false, fmt.Errorf("%q is no pattern: %w", pattern, err)
+		}
+		target, t.matched[i] = target || ok, t.matched[i] || ok
+	}
+	return target, nil
+}
+
+// adaptLinear adds adapters to the projections of a linear that match a target.
+func (m *Model) adaptLinear(l *linear, t *targets) error {
 	var downs []*Parameter
-	add := &lora{rank: o.Rank, scale: o.Scale(), rate: o.Dropout, seed: o.Seed}
+	add := &lora{rank: t.Rank, scale: t.Scale(), rate: t.Dropout, seed: t.Seed}
 	column := 0
-	downReducers, upReducers := m.adapterReducers(l)
+	downReducers, upReducers := m.adapterReducers(l.split, l.weight.reducers)
 	for _, w := range l.weight.Parameters {
 		module := strings.TrimSuffix(w.Name, weightSuffix)
-		last := module[strings.LastIndex(module, ".")+1:]
-		if !slices.Contains(*modules, last) {
-			*modules = append(*modules, last)
-		}
-		target := false
-		for i, pattern := range o.Targets {
-			ok, err := path.Match(pattern, last)
-			if err != nil {
-				return fmt.Errorf("%q is no pattern: %w", pattern, err)
-			}
-			target, matched[i] = target || ok, matched[i] || ok
+		target, err := t.match(module)
+		if err != nil {
+			return err
 		}
 		if target {
-			down, up := m.newAdapter(module, o.Rank, l, w)
+			down, up := m.newAdapter(module, t.Rank, l.split, w)
 			m.Parameters = append(m.Parameters, down, up)
 			downs = append(downs, down)
 			add.up = append(add.up, loraUp{weight: newUse(upReducers, up), from: column, to: column + w.Shape[0]})
@@ -164,7 +184,7 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 	}
 	if downs != nil {
 		add.down = newUse(downReducers, downs...)
-		add.random = random.New(o.Seed, "dropout", downs[0].Name)
+		add.random = random.New(t.Seed, "dropout", downs[0].Name)
 		if l.before != nil && l.before.lora != nil {
 			add.random = l.before.lora.random
 		}
@@ -173,12 +193,12 @@ func (m *Model) adaptLinear(l *linear, o *LoRA, matched []bool, modules *[]strin
 	return nil
 }
 
-// newAdapter returns A and B for the projection w of a linear. Tensor ranks share what they share of w: the rows of B where those
+// newAdapter returns A and B for a projection w, or another one like it. Tensor ranks share what they share of w: the rows of B where those
 // are outputs, the columns of A where they are inputs.
-func (m *Model) newAdapter(module string, rank int, l *linear, w *Parameter) (down, up *Parameter) {
+func (m *Model) newAdapter(module string, rank int, s split, w *Parameter) (down, up *Parameter) {
 	down = m.Partition.parameter(module+loraA, Uniform, rank, w.Slice.Whole[1])
 	up = m.Partition.parameter(module+loraB, Zeros, w.Slice.Whole[0], rank)
-	switch l.split {
+	switch s {
 	case splitOutputs:
 		up.cut(0, w.Slice.From[0], w.Slice.From[0]+w.Shape[0]).copy = w.copy
 	case splitInputs:
@@ -188,16 +208,16 @@ func (m *Model) newAdapter(module string, rank int, l *linear, w *Parameter) (do
 	return down, up
 }
 
-// adapterReducers returns which ranks add up the gradients of A and of B of a linear. The matrix that all tensor ranks have whole
+// adapterReducers returns which ranks add up the gradients of A and of B of a weight that has the given ones. The matrix that all tensor ranks have whole
 // meets a part of a sum on each: A the gradient of what B reads, B what A gives.
-func (m *Model) adapterReducers(l *linear) (down, up Reducers) {
-	switch l.split {
+func (m *Model) adapterReducers(s split, weight Reducers) (down, up Reducers) {
+	switch s {
 	case splitOutputs:
-		return m.Partition.summed(), l.weight.reducers
+		return m.Partition.summed(), weight
 	case splitInputs:
 		return Replicas, m.Partition.summed()
 	}
-	return l.weight.reducers, l.weight.reducers
+	return weight, weight
 }
 
 // Adapted returns the last parts of the names of the adapted modules, sorted.

@@ -136,15 +136,15 @@ func TestGoldenExperts(t *testing.T) {
 		"capacity-position": {"moe.aux_loss=none", "moe.capacity_factor=1", "moe.drop_policy=position"},
 		"global":            {"moe.aux_loss=global", "moe.aux_loss_weight=0.02"},
 	} {
-		dev, err := cpu.New(cpu.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, load := loadConfig(t, goldenText(t, "qwen3_moe", "corpus"), 1, overrides...)
-		checkCurve(t, "qwen3_moe-"+name, runAlone(t, c, load, dev, dev.NewInlineStream("compute")).steps)
-		if err := dev.Close(); err != nil {
-			t.Fatal(err)
-		}
+		t.Run(name, func(t *testing.T) {
+			dev, err := cpu.New(cpu.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dev.Close()
+			c, load := loadConfig(t, goldenText(t, "qwen3_moe", "corpus"), 1, overrides...)
+			checkCurve(t, "qwen3_moe-"+name, runAlone(t, c, load, dev, dev.NewInlineStream("compute")).steps)
+		})
 	}
 }
 
@@ -168,5 +168,24 @@ func TestPaddingHasNoExperts(t *testing.T) {
 	sameLoad(t, "with more padding", want.steps, got.steps)
 	if want.steps[0].Tokens != got.steps[0].Tokens {
 		t.Fatalf("%d and %d tokens: the samples are not the same documents", want.steps[0].Tokens, got.steps[0].Tokens)
+	}
+}
+
+// expertLoRA are the overrides of a run with adapters on experts.
+var expertLoRA = []string{"moe.aux_loss=none", "lora.rank=3", "lora.alpha=6", "lora.init=testdata/golden/qwen3_moe-lora",
+	`lora.target_modules=["experts.*.gate_proj", "experts.*.up_proj", "experts.*.down_proj"]`}
+
+// TestGoldenExpertLoRA trains adapters of experts on one rank, and on ranks that share the experts or their width.
+func TestGoldenExpertLoRA(t *testing.T) {
+	alone := func(overrides ...string) *memorySink {
+		sink, _ := runLoRA(t, "qwen3_moe", append(overrides, expertLoRA...))
+		return sink
+	}
+	want := alone()
+	checkCurve(t, "qwen3_moe-lora", want.steps)
+	sameNumbers(t, "full recomputation", want.steps, alone("recompute.mode=full").steps)
+	for ranks, overrides := range map[int][]string{2: {"parallel.tensor=2"}, 4: {"parallel.expert=4", "moe.dispatch_factor=1", "recompute.mode=selective"}} {
+		got := runRanks(t, goldenText(t, "qwen3_moe", "corpus"), ranks, 1, append(overrides, expertLoRA...)...)
+		nearNumbers(t, fmt.Sprintf("%d ranks", ranks), want, got)
 	}
 }
