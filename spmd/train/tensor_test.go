@@ -41,13 +41,15 @@ func nearNumbers(t *testing.T, what string, want, got *memorySink) {
 	t.Logf("%s: within %.1e of the losses and %.1e of the norms", what, loss, norm)
 }
 
-// tensorCases are models each of which has something that tensor ranks share in a way of its own. No vocabulary and few widths
-// can be divided by 2 or 4.
-var tensorCases = []struct {
+type tensorCase struct {
 	name, family string
 	overrides    []string
 	few          []string // the layouts that are compared always
-}{
+}
+
+// tensorCases are models each of which has something that tensor ranks share in a way of its own. No vocabulary and few widths
+// can be divided by 2 or 4.
+var tensorCases = []tensorCase{
 	{"llama with 2 key-value heads", "llama", []string{"model.overrides.num_attention_heads=8"}, []string{"2", "4 sequence"}},
 	{"llama, tied, with biases", "llama", []string{"model.overrides.num_attention_heads=8", "model.overrides.tie_word_embeddings=true",
 		"model.overrides.attention_bias=true"}, []string{"4", "2 sequence"}},
@@ -58,13 +60,30 @@ var tensorCases = []struct {
 	{"deepseek_v3 without latent queries", "deepseek_v3_plain", []string{"run.seed=44"}, []string{"4 sequence"}},
 }
 
+// someCases returns the cases [from, to), of which only the first and the last where not every layout is to be compared.
+func someCases(from, to int) []tensorCase {
+	cases := tensorCases[from:to]
+	if *allLayouts {
+		return cases
+	}
+	return []tensorCase{cases[0], cases[len(cases)-1]}
+}
+
+// someSteps sets train.steps for a comparison with one rank.
+func someSteps() string {
+	if *allLayouts {
+		return "train.steps=20"
+	}
+	return "train.steps=6"
+}
+
 // TestTensorParallel compares runs on tensor ranks with one rank alone.
 func TestTensorParallel(t *testing.T) {
 	for _, c := range tensorCases {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			run := func(layout string, ranks int, more ...string) *memorySink {
-				overrides := append([]string{"train.steps=20", "data.sequence_length=24", "data.validation_interval=10"}, c.overrides...)
+				overrides := append([]string{someSteps(), "data.sequence_length=24", "data.validation_interval=5"}, c.overrides...)
 				return runRanks(t, layoutText(c.family, filepath.Join(dir, layout), 4), ranks, 1, append(overrides, more...)...)
 			}
 			want := run("1", 1)
@@ -89,11 +108,11 @@ func TestTensorParallel(t *testing.T) {
 // TestTensorParallelBits compares runs on tensor ranks that are to have the same bits: a repeat, any number of data ranks, and
 // computing activations again.
 func TestTensorParallelBits(t *testing.T) {
-	for _, c := range tensorCases[:4] {
+	for _, c := range someCases(1, 4) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			run := func(name string, ranks int, more ...string) []monitor.Step {
-				overrides := append([]string{"train.steps=4", "data.sequence_length=24", "data.validation_interval=0", "parallel.tensor=2"}, c.overrides...)
+				overrides := append([]string{"train.steps=3", "data.sequence_length=24", "data.validation_interval=0", "parallel.tensor=2"}, c.overrides...)
 				return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 4), ranks, 1, append(overrides, more...)...).steps
 			}
 			for _, sequence := range []string{"parallel.sequence_parallel=false", "parallel.sequence_parallel=true"} {
@@ -114,7 +133,7 @@ func TestTensorAndExpertParallel(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			run := func(name string, ranks int, more ...string) *memorySink {
-				overrides := append([]string{"train.steps=20", "data.validation_interval=0"}, c.overrides...)
+				overrides := append([]string{someSteps(), "data.validation_interval=0"}, c.overrides...)
 				return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 4), ranks, 1, append(overrides, more...)...)
 			}
 			layouts := [][]string{
@@ -170,7 +189,7 @@ func TestTensorParallelDropout(t *testing.T) {
 
 // TestTensorParallelWaits runs on a device on which work that has not waited for what it needs fails.
 func TestTensorParallelWaits(t *testing.T) {
-	for _, c := range tensorCases[:4] {
+	for _, c := range someCases(1, 4) {
 		dir := t.TempDir()
 		run := func(name string, open opener, more ...string) []monitor.Step {
 			overrides := append([]string{"train.steps=2", "data.sequence_length=24", "data.validation_interval=0", "parallel.tensor=2"}, c.overrides...)
@@ -184,7 +203,7 @@ func TestTensorParallelWaits(t *testing.T) {
 
 // TestTensorParallelResumes goes on in other layouts, and evaluates the model that the last one writes.
 func TestTensorParallelResumes(t *testing.T) {
-	for _, c := range tensorCases[1:4] {
+	for _, c := range someCases(2, 4) {
 		dir := t.TempDir()
 		run := func(out string, ranks int, more ...string) *memorySink {
 			overrides := append([]string{"train.steps=6", "data.sequence_length=24"}, c.overrides...)
@@ -206,7 +225,7 @@ func TestTensorParallelResumes(t *testing.T) {
 
 // TestInterleavedMicroBatches has two micro batches under way at a time, on both devices.
 func TestInterleavedMicroBatches(t *testing.T) {
-	for i, c := range tensorCases[:4] {
+	for i, c := range someCases(2, 4) {
 		dir := t.TempDir()
 		run := func(name string, open opener, ranks int, more ...string) []monitor.Step {
 			overrides := append([]string{"train.steps=3", "data.sequence_length=24", "data.validation_interval=2", "parallel.tensor=2",
