@@ -29,7 +29,7 @@ type Place struct{ Rank, Ranks int }
 // goes.
 func (m *Model) Shard(buckets []Bucket, places [NumReducers]Place, whole func(p *Parameter) bool) *Shards {
 	s := &Shards{Buckets: buckets, model: m, places: places, base: map[*Parameter]shard.Slice{}, cuts: make([][]int, len(buckets)), at: make([]int, len(buckets)+1)}
-	for _, p := range m.Parameters {
+	for _, p := range slices.Concat(m.Parameters, m.Frozen) {
 		s.base[p] = p.Slice
 	}
 	var loads [NumReducers][]int
@@ -84,6 +84,9 @@ func (m *Model) within(span Span) (list []*Parameter) {
 // border returns the border of parts that is the nearest to at.
 func (m *Model) border(span Span, parameters []*Parameter, at int, whole func(p *Parameter) bool) int {
 	i := sort.Search(len(parameters), func(i int) bool { return parameters[i].offset > at }) - 1
+	if i < 0 { // a weight that is frozen comes first
+		return span.From
+	}
 	p, end := parameters[i], span.To
 	if i+1 < len(parameters) {
 		end = parameters[i+1].offset

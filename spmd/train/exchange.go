@@ -31,9 +31,9 @@ func (t *Trainer) openSharers(r model.Reducers) (err error) {
 type exchange struct {
 	*Trainer
 	sharers  [model.NumReducers]sharers
-	counts   [][]int // by bucket: bytes of the ranks' parts
+	gathers  []model.Gather
 	needs    [][]model.Need
-	gathered []device.Event                       // by bucket: that its weights are there
+	gathered []device.Event                       // by gather: that its weights are there
 	folded   [model.NumReducers][model.Turns]fold // by turn: gradients on their way to the shard
 	turns    [2]turn
 	rows     []int // bytes of touched rows that each rank owns
@@ -54,7 +54,7 @@ type fold struct {
 }
 
 func newExchange(t *Trainer) *exchange {
-	e := &exchange{Trainer: t, sharers: t.sharers, needs: t.shards.Needs(), gathered: make([]device.Event, len(t.buckets))}
+	e := &exchange{Trainer: t, sharers: t.sharers, gathers: t.shards.Gathers(), needs: t.shards.Needs()}
 	if !t.overlap {
 		for r := range e.sharers {
 			s := &e.sharers[r]
@@ -63,13 +63,7 @@ func newExchange(t *Trainer) *exchange {
 			}
 		}
 	}
-	for i := range t.buckets {
-		counts := t.shards.Counts(i)
-		for r := range counts {
-			counts[r] *= device.Float32.Size()
-		}
-		e.counts = append(e.counts, counts)
-	}
+	e.gathered = make([]device.Event, len(e.gathers))
 	e.rows = make([]int, t.data.Size())
 	return e
 }
@@ -91,7 +85,7 @@ func (e *exchange) Use(s device.Stream, layer, next int) {
 // await waits for the weights of a layer that are on their way.
 func (e *exchange) await(s device.Stream, layer int) {
 	for _, n := range e.needs[layer] {
-		s.Wait(e.gathered[n.Bucket])
+		s.Wait(e.gathered[n.Gather])
 	}
 }
 
@@ -105,19 +99,22 @@ func (e *exchange) fetch(layer int) {
 	*at = turn{layer, true}
 	place, k, s := e.placed.turns[layer%2], e.Device, e.Stream
 	for _, n := range e.needs[layer] {
-		b, mine := e.buckets[n.Bucket], e.shards.Place(n.Bucket)
-		if part := e.shards.Part(n.Bucket); part.From < part.To {
-			from := n.At + part.From - b.From
-			k.Copy(s, place.Narrow(0, from, from+part.To-part.From), e.placed.weights.Narrow(0, mine.From, mine.To))
+		g, from := &e.gathers[n.Gather], e.placed.weights
+		if g.Frozen {
+			from = e.placed.frozen
 		}
-		e.gather(n.Bucket, place.Narrow(0, n.At, n.At+b.To-b.From))
+		if size := g.Part.To - g.Part.From; size > 0 {
+			mine := kernels.NewTensor(from.Storage, from.Offset+g.From, device.Uint8, size)
+			k.Copy(s, place.Narrow(0, n.At+g.Part.From, n.At+g.Part.To), mine)
+		}
+		e.gather(n.Gather, place.Narrow(0, n.At, n.At+g.Bytes))
 	}
 }
 
-// gather starts bringing the other ranks' parts of a bucket of weights, which is to be at x.
-func (e *exchange) gather(bucket int, x kernels.Tensor) {
-	group := e.sharers[e.buckets[bucket].Reducers].weights
-	e.gathered[bucket] = group.AllGather(x.Region(), e.counts[bucket], e.Stream.Record())
+// gather starts bringing the other ranks' parts of weights, which are to be at x.
+func (e *exchange) gather(number int, x kernels.Tensor) {
+	g := &e.gathers[number]
+	e.gathered[number] = e.sharers[g.Reducers].weights.AllGather(x.Region(), g.Counts, e.Stream.Record())
 }
 
 // forget says that the weights have changed.
@@ -195,7 +192,7 @@ func (e *exchange) Complete(s device.Stream, layer int, kind model.BucketKind, m
 
 func (e *exchange) reduceBucket(s device.Stream, i int) {
 	b := &e.buckets[i]
-	e.reduce(s, b.Reducers, e.placed.buffers[0].Narrow(0, b.Gradients.From, b.Gradients.To), e.counts[i])
+	e.reduce(s, b.Reducers, e.placed.buffers[0].Narrow(0, b.Gradients.From, b.Gradients.To), e.gathers[i].Counts)
 }
 
 // reduce starts to add up gradients: every rank gets its part of the sum, in stage 0, and where there are no parts, all of it.

@@ -81,13 +81,13 @@ func (l *Layout) placeWeights(p *placed, a arenas) {
 		p.weights = a.fixed.Tensor(device.Float32, m.WeightElements())
 	case 3:
 		p.weights = a.fixed.Tensor(device.Float32, l.shards.WeightElements())
-		for i, elements := range l.shards.Turns() {
-			p.turns[i] = a.shared.Tensor(device.Float32, elements)
+		for i, bytes := range l.shards.Turns() {
+			p.turns[i] = a.shared.Tensor(device.Uint8, bytes)
 		}
 	default:
 		p.weights = a.shared.Tensor(device.Float32, m.WeightElements())
 	}
-	p.frozen = a.fixed.Tensor(device.Uint8, m.FrozenBytes())
+	p.frozen = a.fixed.Tensor(device.Uint8, l.frozenBytes())
 	p.buffers = []kernels.Tensor{a.shared.Tensor(device.Float32, m.GradientElements(l.rows()))}
 	for range l.buffers - 1 {
 		p.buffers = append(p.buffers, a.gradients.Tensor(device.Float32, m.GradientElements(l.rows())))
@@ -95,6 +95,14 @@ func (l *Layout) placeWeights(p *placed, a arenas) {
 	if l.once {
 		p.shard = a.gradients.Tensor(device.Float32, l.shards.GradientElements())
 	}
+}
+
+// frozenBytes returns how much this rank keeps of the frozen weights.
+func (l *Layout) frozenBytes() int {
+	if l.stage == 3 {
+		return l.shards.FrozenBytes()
+	}
+	return l.Model.FrozenBytes()
 }
 
 // exchangedWeights returns how much of the memory that ranks exchange is for weights.
@@ -116,7 +124,8 @@ func (l *Layout) weightsOf(p *placed) func(piece model.Piece) kernels.Tensor {
 // bind makes the model's weights views of the memory placed for them.
 func (t *Trainer) bind() error {
 	if t.stage == 3 {
-		return t.Model.BindTurns(t.shards, t.placed.weights, t.placed.turns, t.placed.frozen)
+		t.Model.BindTurns(t.shards, t.placed.weights, t.placed.frozen, t.placed.turns)
+		return nil
 	}
 	return t.Model.Bind(t.placed.weights, t.placed.frozen)
 }

@@ -22,7 +22,8 @@ var sharedRuns = []struct {
 	{"qwen3", slices.Concat([]string{"parallel.bucket_mb=0.02"}, optimizerKeys["adafactor"])},
 	{"deepseek_v3", []string{"parallel.bucket_mb=0.1", "moe.bias_update_rate=0.01", "moe.aux_loss=sequence", "moe.aux_loss_weight=0.01",
 		"train.mtp_loss_weight=0.3", "model.overrides.num_nextn_predict_layers=2", "optimizer.ema_decay=0.7"}},
-	{"llama", []string{"model.init=auto", "lora.rank=3", "lora.dropout=0.2", "lora.target_modules=*_proj", "parallel.bucket_mb=0.002"}},
+	{"llama", []string{"model.init=auto", "lora.rank=3", "lora.dropout=0.2", "lora.target_modules=*_proj", "lora.base_dtype=bfloat16", "parallel.bucket_mb=0.002"}},
+	{"qwen3", []string{"train.freeze=*.self_attn.[qk]_proj.weight", "model.overrides.tie_word_embeddings=true", "parallel.bucket_mb=0.02"}},
 	{"deepseek_v3", []string{"train.freeze=*.mlp.*", "optimizer.type=muon", "optimizer.adamw_lr=1e-3"}},
 }
 
