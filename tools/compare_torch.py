@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Compare whole training steps with PyTorch + Transformers, side by side on one machine.
 
-    python tools/compare_torch.py [--models llama-15m,qwen3-42m,llama-110m] [--rounds 3] [--steps 10] [--compile] [--ranks] [--recompute selective,full]
+    python tools/compare_torch.py [--models llama-15m,qwen3-42m,llama-110m] [--rounds 3] [--steps 10] [--compile] [--ranks] [--recompute selective,full] [--bfloat16]
 
 Each round runs PyTorch (eager; with --compile also compiled) and Lockstep in turn, in processes of their own, on the same
 model, batch and number of threads. A process's figure is the median of its steps after two to warm up; the table has the
 medians over the rounds. PyTorch's step is forward with labels, backward, clip to norm 1, fused AdamW, zero_grad. Memory is the
 peak of the proportional memory (PSS) of all processes of a run, so that what is mapped by several counts once. --ranks compares 2 ranks of 1 thread each: DistributedDataParallel over gloo, and launch -n 2. --recompute
-adds Lockstep with these values of recompute.mode; PyTorch always keeps its activations.
+adds Lockstep with these values of recompute.mode; PyTorch always keeps its activations. --bfloat16 adds PyTorch under autocast and
+Lockstep with train.dtype = "bfloat16"; the ratios are to the best and the least of PyTorch's rows.
 
 Needs: Go, and a Python with torch and transformers. Run it on a quiet machine.
 """
@@ -46,7 +47,9 @@ def torch_worker(a):
     ids, times = torch.randint(0, 32000, (batch, seq)), []
     for i in range(2 + a.steps):
         t = time.perf_counter()
-        net(input_ids=ids, labels=ids).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.bfloat16):
+            loss = net(input_ids=ids, labels=ids).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         opt.step(); opt.zero_grad(set_to_none=True)
         if i >= 2:
@@ -89,8 +92,8 @@ def run(command, env=None):
     return out, peak[0] / 1024
 
 
-def bench_torch(model, a, threads, ranks, compile):
-    command = [sys.executable, os.path.abspath(__file__), "--worker", model, "--threads", str(threads), "--steps", str(a.steps)] + (["--compile"] if compile else [])
+def bench_torch(model, a, threads, ranks, compile=False, bfloat16=False):
+    command = [sys.executable, os.path.abspath(__file__), "--worker", model, "--threads", str(threads), "--steps", str(a.steps)] + (["--compile"] if compile else []) + (["--bfloat16"] if bfloat16 else [])
     if ranks > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] + command[1:]
     out, peak = run(command, {"OMP_NUM_THREADS": str(threads)})
@@ -118,7 +121,7 @@ lr = 1e-4
 """ + "\n".join(lines) + "\n"
 
 
-def bench_lockstep(model, a, threads, ranks, binaries, recompute="none"):
+def bench_lockstep(model, a, threads, ranks, binaries, recompute="none", dtype="float32"):
     with tempfile.TemporaryDirectory() as d:
         n = 300_000
         with open(d + "/tokens.bin", "wb") as f:
@@ -132,7 +135,7 @@ def bench_lockstep(model, a, threads, ranks, binaries, recompute="none"):
             f.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, n, 0, 0, 1))
         with open(d + "/config.toml", "w") as f:
             f.write(toml(model, d, ranks).replace("STEPS", str(a.steps + 2)))
-        command = [binaries + "/spmd", d + "/config.toml", f"device.threads={threads}", f"recompute.mode={recompute}"]
+        command = [binaries + "/spmd", d + "/config.toml", f"device.threads={threads}", f"recompute.mode={recompute}", f"train.dtype={dtype}"]
         if ranks > 1:
             command = [binaries + "/launch", "-n", str(ranks)] + command
         _, peak = run(command)
@@ -146,7 +149,7 @@ def main():
     ap.add_argument("--models", default=",".join(MODELS)); ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--steps", type=int, default=10); ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--compile", action="store_true"); ap.add_argument("--ranks", action="store_true")
-    ap.add_argument("--recompute", default="")
+    ap.add_argument("--recompute", default=""); ap.add_argument("--bfloat16", action="store_true")
     ap.add_argument("--worker", help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.worker:
@@ -157,12 +160,15 @@ def main():
             subprocess.run(["go", "build", "-o", f"{binaries}/{name}", f"./{name}"], check=True)
         print(f"| model | ranks x threads | who | s/step | tokens/s | peak MiB | speed | memory |\n|---|---|---|---|---|---|---|---|")
         for model in a.models.split(","):
-            who = {"PyTorch eager": lambda: bench_torch(model, a, threads, ranks, False)}
+            who = {"PyTorch eager": lambda: bench_torch(model, a, threads, ranks)}
             if a.compile:
-                who["PyTorch compiled"] = lambda: bench_torch(model, a, threads, ranks, True)
+                who["PyTorch compiled"] = lambda: bench_torch(model, a, threads, ranks, compile=True)
             who["Lockstep"] = lambda: bench_lockstep(model, a, threads, ranks, binaries)
             for mode in filter(None, a.recompute.split(",")):
                 who[f"Lockstep, {mode}"] = lambda mode=mode: bench_lockstep(model, a, threads, ranks, binaries, mode)
+            if a.bfloat16:
+                who["PyTorch autocast"] = lambda: bench_torch(model, a, threads, ranks, bfloat16=True)
+                who["Lockstep, bfloat16"] = lambda: bench_lockstep(model, a, threads, ranks, binaries, dtype="bfloat16")
             got = {name: [] for name in who}
             for _ in range(a.rounds):
                 for name, bench in who.items():

@@ -31,9 +31,9 @@ func runRoPE(d *Device, c *call) error {
 }
 
 func ropeRows(d *Device, c *call, w *worker, from, to int) {
-	x, cos, sin, positions := &c.args[1], &c.args[2], &c.args[3], &c.args[4]
+	y, x, cos, sin, positions := &c.args[0], &c.args[1], &c.args[2], &c.args[3], &c.args[4]
 	s := w.free()
-	ys, xs, coss, sins, rows := d.rows(&s, &c.args[0]), d.rows(&s, x), f32(*cos), f32(*sin), i32(*positions)
+	ys, xs, coss, sins, rows := d.rows(&s, y), d.rows(&s, x), f32(*cos), f32(*sin), i32(*positions)
 	T, N, half := x.Shape[1], x.Shape[2], x.Shape[3]/2
 	for i := from * ropeTokens(x); i < min(to*ropeTokens(x), x.Shape[0]*T); i++ {
 		b, t := i/T, i%T
@@ -43,7 +43,8 @@ func ropeRows(d *Device, c *call, w *worker, from, to int) {
 		}
 		cr, sr := coss[p*cos.Stride[0]:][:half], sins[p*sin.Stride[0]:][:half]
 		for n := range N {
-			yr, xr := ys.at(i*N+n), xs.read(i*N+n)
+			at := b*y.Stride[0] + t*y.Stride[1] + n*y.Stride[2]
+			yr, xr := ys.position(at), xs.elements(b*x.Stride[0]+t*x.Stride[1]+n*x.Stride[2], 2*half)
 			switch inverse, interleaved := c.flag[0], c.flag[1]; {
 			case interleaved:
 				rotatePairs(yr, xr, cr, sr, inverse)
@@ -52,7 +53,7 @@ func ropeRows(d *Device, c *call, w *worker, from, to int) {
 			default:
 				d.set.rotate(yr[:half], yr[half:], xr[:half], xr[half:], cr, sr)
 			}
-			ys.store(i*N + n)
+			ys.storeAt(at)
 		}
 	}
 }

@@ -31,19 +31,24 @@ func (d *Device) rows(s *scratch, t *kernels.Tensor) rows {
 }
 
 // at returns where row i is made: store comes after it.
-func (r *rows) at(i int) []float32 {
+func (r *rows) at(i int) []float32 { return r.position(row(r.tensor, i)) }
+
+// position is at for the row that begins at an element, counted from the tensor's first.
+func (r *rows) position(at int) []float32 {
 	if r.narrow != nil {
 		return r.wide
 	}
-	return r.float32[row(r.tensor, i):][:r.tensor.Last()]
+	return r.float32[at:][:r.tensor.Last()]
 }
 
 // read returns row i.
-func (r *rows) read(i int) []float32 { return r.part(i, 0, r.tensor.Last()) }
+func (r *rows) read(i int) []float32 { return r.elements(row(r.tensor, i), r.tensor.Last()) }
 
 // part returns n elements of row i, from element from on.
-func (r *rows) part(i, from, n int) []float32 {
-	at := row(r.tensor, i) + from
+func (r *rows) part(i, from, n int) []float32 { return r.elements(row(r.tensor, i)+from, n) }
+
+// elements returns n elements of one row, from a position on.
+func (r *rows) elements(at, n int) []float32 {
 	if r.narrow != nil {
 		r.set.toFloat32(r.wide[:n], r.narrow[at:][:n])
 		return r.wide[:n]
@@ -54,7 +59,14 @@ func (r *rows) part(i, from, n int) []float32 {
 // store puts the row that was made at at(i) in its place.
 func (r *rows) store(i int) {
 	if r.narrow != nil {
-		r.set.toBFloat16(r.narrow[row(r.tensor, i):][:len(r.wide)], r.wide)
+		r.storeAt(row(r.tensor, i))
+	}
+}
+
+// storeAt is store for the row at a position.
+func (r *rows) storeAt(at int) {
+	if r.narrow != nil {
+		r.set.toBFloat16(r.narrow[at:][:len(r.wide)], r.wide)
 	}
 }
 
