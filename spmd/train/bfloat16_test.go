@@ -112,6 +112,7 @@ func TestBFloat16GivesTheSameBits(t *testing.T) {
 			more           []string
 		}{
 			{"two ranks", 2, 1, []string{"recompute.mode=full"}}, {"four ranks", 4, 1, nil}, {"threads", 1, 3, []string{"recompute.mode=selective"}},
+			{"stages", 2, 1, []string{"parallel.pipeline=2", "parallel.pipeline_schedule=zb-h1"}},
 		} {
 			same(l.name, want, run(l.name, l.ranks, l.threads, l.more...))
 		}
