@@ -158,6 +158,14 @@ func (s *Shards) bucketOf(p *Parameter) int {
 	return slices.IndexFunc(s.Buckets, func(b Bucket) bool { return b.From <= p.offset && p.offset < b.To })
 }
 
+// Reducers returns the ranks that add up the gradients of a parameter, or that have it where no gradient changes it.
+func (s *Shards) Reducers(p *Parameter) Reducers {
+	if i := s.bucketOf(p); i >= 0 {
+		return s.Buckets[i].Reducers
+	}
+	return Replicas
+}
+
 // tableRows returns the first row of the embedding's table that each rank owns, and the number of rows at the end. It is nil
 // where this rank holds no table that is trained.
 func (s *Shards) tableRows() []int {

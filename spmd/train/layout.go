@@ -226,9 +226,7 @@ func (l *Layout) measure(k kernels.Device) error {
 	}
 	l.besideScratch, l.besideExchanged = a.besideScratch.Bytes(), a.besideExchanged.Bytes()
 	if l.copies() {
-		for _, t := range l.state(p) {
-			l.Memory.Snapshot += t.Value.Bytes() / len(l.Mesh.Replicas()) // each writes a part of what they have in common
-		}
+		l.Memory.Snapshot = l.snapshotBytes(p)
 	}
 	return nil
 }

@@ -14,20 +14,20 @@ var reshardings = []struct {
 	overrides  []string
 }{
 	{1, "one rank", nil},
-	{2, "one rank", nil},
 	{4, "one rank", []string{"checkpoint.format=ckpt"}},
 	{2, "one rank", []string{"parallel.pipeline=2", "parallel.pipeline_schedule=zb-h1"}},
 	{6, "one rank", []string{"parallel.pipeline=3"}},
-	{2, "tensor 2", []string{"parallel.tensor=2"}},
+	{2, "one rank", []string{"parallel.zero_stage=1"}},
+	{4, "one rank", []string{"parallel.zero_stage=2", "parallel.pipeline=2"}},
+	{4, "one rank", []string{"parallel.zero_stage=3"}},
 	{4, "tensor 2", []string{"parallel.tensor=2", "parallel.pipeline=2"}},
 	{4, "tensor 4", []string{"parallel.tensor=4", "checkpoint.async=false"}}, // more than there are key-value heads
-	{8, "tensor 2 sequence", []string{"parallel.tensor=2", "parallel.sequence_parallel=true"}},
-	{2, "ring 2", []string{"parallel.context=2"}},
-	{4, "ring 2", []string{"parallel.context=2"}},
+	{8, "tensor 2 sequence", []string{"parallel.tensor=2", "parallel.sequence_parallel=true", "parallel.zero_stage=3"}},
+	{4, "ring 2", []string{"parallel.context=2", "parallel.zero_stage=1"}},
 	{4, "ulysses 2, tensor 2", []string{"parallel.context=2", "parallel.tensor=2", "parallel.context_algorithm=ulysses"}},
 	{2, "experts 2", []string{"parallel.expert=2"}},
-	{8, "experts 4", []string{"parallel.expert=4"}},
-	{4, "ring 2, experts 4", []string{"parallel.context=2", "parallel.expert=4"}},
+	{8, "experts 4", []string{"parallel.expert=4", "parallel.pipeline=2"}},
+	{4, "ring 2, experts 4", []string{"parallel.context=2", "parallel.expert=4", "parallel.zero_stage=2"}},
 }
 
 // TestCheckpointsGoIntoAnyLayout stops runs in every layout and goes on from their checkpoints in every other: to the bits of the

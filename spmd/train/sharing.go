@@ -2,6 +2,7 @@ package train
 
 import (
 	"slices"
+	"strings"
 
 	"lockstep/kernels"
 	"lockstep/kernels/device"
@@ -62,6 +63,23 @@ func (l *Layout) reducers(r model.Reducers) []int {
 		return l.Mesh.ExpertReplicas()
 	}
 	return l.Mesh.Replicas()
+}
+
+// snapshotBytes returns the size of what this rank writes of the state: its part of what several ranks hold, and all that it owns.
+func (l *Layout) snapshotBytes(p *placed) (bytes int) {
+	reducers := map[string]model.Reducers{}
+	for _, parameter := range l.Model.Parameters {
+		reducers[parameter.Name] = l.shards.Reducers(parameter)
+	}
+	for _, t := range l.state(p) {
+		holders := 1
+		prefix, name, _ := strings.Cut(t.Name, "/")
+		if l.stage == 0 || l.stage < 3 && prefix+"/" == WeightPrefix {
+			holders = len(l.reducers(reducers[name]))
+		}
+		bytes += t.Slice.Len() * t.Value.DType.Size() / holders
+	}
+	return bytes
 }
 
 // places returns this rank's positions among the reducers.
