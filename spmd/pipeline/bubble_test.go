@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"log/slog"
 	"sync"
 	"testing"
@@ -18,7 +19,7 @@ import (
 )
 
 // unit is how long each pass of a micro batch through a chunk takes in BenchmarkBubble.
-const unit = 10 * time.Millisecond
+var unit = flag.Duration("unit", 20*time.Millisecond, "how long a pass through a chunk takes in BenchmarkBubble")
 
 // BenchmarkBubble runs the schedules on eight ranks whose passes take a fixed time: chunks of one small transformer layer, before whose
 // work the rank sleeps. It reports the idle share of the ranks' time beside the simulator's, both in per cent. Transfers go through shared
@@ -71,7 +72,7 @@ func benchmarkBubble(b *testing.B, backend, name string) {
 	all = longest * time.Duration(shape.Ranks)
 	b.ReportMetric(100*(1-float64(busy)/float64(all)), "bubble-%")
 	b.ReportMetric(100*report.Bubble, "simulated-%")
-	b.ReportMetric(float64(longest)/float64(b.N)/float64(unit)/report.Time, "time/simulated")
+	b.ReportMetric(float64(longest)/float64(b.N)/float64(*unit)/report.Time, "time/simulated")
 }
 
 // A sleepingRank runs one rank's program of a small model, and sleeps in each pass.
@@ -90,8 +91,8 @@ type sleepingRank struct {
 func (r *sleepingRank) Enter(pass model.Pass, layer int) {
 	if layer > 0 && layer <= r.layers {
 		started := time.Now()
-		if time.Sleep(unit); pass == model.BackwardPass {
-			time.Sleep(unit)
+		if time.Sleep(*unit); pass == model.BackwardPass {
+			time.Sleep(*unit)
 		}
 		r.busy += time.Since(started)
 	}
