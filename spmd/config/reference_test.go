@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func TestReferencePage(t *testing.T) {
 
 const referenceHead = `# Configuration
 
-<!-- Made from the comments in spmd/config/config.go by "go generate ./spmd/config"; do not edit. -->
+<!-- Made from the comments of spmd/config's structs by "go generate ./spmd/config"; do not edit. -->
 
 A run is described by one TOML file:
 
@@ -54,20 +55,28 @@ for a list of one.
 with exit status 2 and all its mistakes at once, each as ` + "`file:line: section.key: what; remedy`" + `. Unknown keys are mistakes.
 `
 
-// fieldComments returns the comments of the fields in config.go, as section.key; those of Config's own as Config.section.
+// fieldComments returns the comments of the fields of Config's sections, as section.key; those of Config's own as Config.section.
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	structs, sectionOf := map[string]*ast.StructType{}, map[string]string{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok {
-			structs[spec.Name.Name] = spec.Type.(*ast.StructType)
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				if fields, ok := spec.Type.(*ast.StructType); ok {
+					structs[spec.Name.Name] = fields
+				}
+			}
+			return true
+		})
+	}
 	comments := map[string]string{}
 	for _, f := range structs["Config"].Fields.List {
 		if name := tomlName(f); name != "-" {
