@@ -117,7 +117,7 @@ type bench struct {
 	Options
 	all, group collective.Group
 	dst, src   *device.Storage
-	pattern    []byte // what a buffer holds before an operation
+	pattern    []byte // what a buffer holds before an operation, its first patternElements
 	read       []byte
 	stream     device.DirectStream
 }
@@ -125,7 +125,7 @@ type bench struct {
 // allocate takes the largest buffers that are needed.
 func (b *bench) allocate(w *collective.World) (err error) {
 	most := slices.Max(b.Sizes) + b.group.Size()*b.DType.Size()
-	b.pattern, b.read = make([]byte, most), make([]byte, most)
+	b.pattern, b.read = make([]byte, patternElements*b.DType.Size()), make([]byte, most)
 	alloc := func(n int) (*device.Storage, error) { return w.Alloc(n, b.Device) }
 	if !b.Symmetric {
 		alloc = b.Device.Alloc

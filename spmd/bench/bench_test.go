@@ -89,7 +89,7 @@ func TestEverything(t *testing.T) {
 // TestCheckFinds breaks a reduction and expects the check before the measurement to see it.
 func TestCheckFinds(t *testing.T) {
 	o := Options{Operations: []string{"all-reduce"}, Sizes: []int{400}, DType: device.Float32, Iterations: 1, Folds: folds(), Groups: 1}
-	c := (&bench{Options: o, group: alone{}, pattern: make([]byte, 400), read: make([]byte, 400)}).newCall(operations[0], 400)
+	c := (&bench{Options: o, group: alone{}, pattern: make([]byte, 4*patternElements), read: make([]byte, 400)}).newCall(operations[0], 400)
 	c.p = 2 // as if there were another member
 	dev, err := cpu.New(cpu.Options{Threads: 1})
 	if err != nil {

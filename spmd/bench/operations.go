@@ -15,6 +15,8 @@ type operation struct {
 	name string
 	// parts says that the buffer is cut into one part for each member.
 	parts bool
+	// reads says that it reads src.
+	reads bool
 	// start enqueues it; nil stands for a barrier.
 	start func(c *call) device.Event
 	// want is what element i of dst holds afterwards, where ok.
@@ -36,40 +38,46 @@ type call struct {
 }
 
 // value is a small whole number, so that sums over many members are exact in bfloat16 too.
-func value(member, i int) float64 { return float64((member + i) % 3) }
+func value(member, i int) float64 { return float64((member + i) % valuePeriod) }
+
+const (
+	valuePeriod = 3
+	// patternElements is how many elements buffers are filled with at a time.
+	patternElements = valuePeriod << 10
+)
 
 // operations are all of Group's.
 var operations = []operation{
-	{"all-reduce", false, func(c *call) device.Event { return c.view.AllReduce(c.dst, c.r, device.Event{}) },
+	{"all-reduce", false, false, func(c *call) device.Event { return c.view.AllReduce(c.dst, c.r, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return c.reduced(i), true }},
-	{"reduce-scatter", true, func(c *call) device.Event { return c.view.ReduceScatter(c.dst, nil, c.r, device.Event{}) },
+	{"reduce-scatter", true, false, func(c *call) device.Event { return c.view.ReduceScatter(c.dst, nil, c.r, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return c.reduced(i), i/c.part == c.me }},
-	{"all-gather", true, func(c *call) device.Event { return c.view.AllGather(c.dst, nil, device.Event{}) },
+	{"all-gather", true, false, func(c *call) device.Event { return c.view.AllGather(c.dst, nil, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return value(i/c.part, i), true }},
-	{"all-gather-v", true, (*call).gatherUneven,
+	{"all-gather-v", true, false, (*call).gatherUneven,
 		func(c *call, i int) (float64, bool) {
 			member, _ := c.locate(i, 0)
 			return value(member, i), i < c.total()
 		}},
-	{"broadcast", false, func(c *call) device.Event { return c.view.Broadcast(c.dst, 0, device.Event{}) },
+	{"broadcast", false, false, func(c *call) device.Event { return c.view.Broadcast(c.dst, 0, device.Event{}) },
 		func(_ *call, i int) (float64, bool) { return value(0, i), true }},
-	{"reduce", false, func(c *call) device.Event { return c.view.Reduce(c.dst, 0, c.r, device.Event{}) },
+	{"reduce", false, false, func(c *call) device.Event { return c.view.Reduce(c.dst, 0, c.r, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return c.reduced(i), c.me == 0 }},
-	{"scatter", true, func(c *call) device.Event { return c.view.Scatter(c.ofRoot(), nil, 0, device.Event{}) },
+	{"scatter", true, false, func(c *call) device.Event { return c.view.Scatter(c.ofRoot(), nil, 0, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return value(0, c.me*c.part+i), i < c.part }},
-	{"gather", true, func(c *call) device.Event { return c.view.Gather(c.ofRoot(), nil, 0, device.Event{}) },
+	{"gather", true, false, func(c *call) device.Event { return c.view.Gather(c.ofRoot(), nil, 0, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return value(i/c.part, i%c.part), c.me == 0 }},
-	{"all-to-all", true, func(c *call) device.Event { return c.view.AllToAll(c.dst, c.src, device.Event{}) },
+	{"all-to-all", true, true, func(c *call) device.Event { return c.view.AllToAll(c.dst, c.src, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return value(i/c.part, c.me*c.part+i%c.part), true }},
-	{"all-to-all-v", true, (*call).exchangeUneven,
+	{"all-to-all-v", true, true, (*call).exchangeUneven,
 		func(c *call, i int) (float64, bool) {
 			from, at := c.locate(i, c.me)
 			return value(from, c.begin(c.me, from)+at), i < c.total()
 		}},
-	{"send-receive", false, (*call).passOn, func(c *call, i int) (float64, bool) { return value(c.left(), i), true }},
-	{"exchange", false, func(c *call) device.Event { return c.view.Exchange(c.pairs, device.Event{}) },
+	{"send-receive", false, true, (*call).passOn, func(c *call, i int) (float64, bool) { return value(c.left(), i), true }},
+	{"exchange", false, true, func(c *call) device.Event { return c.view.Exchange(c.pairs, device.Event{}) },
 		func(c *call, i int) (float64, bool) { return value(c.me^1, i), len(c.pairs) > 0 }},
-	{"barrier", false, nil, nil},
+	{"barrier", false, false, nil, nil},
 }
 
 func (b *bench) newCall(op operation, size int) *call {
@@ -86,7 +94,7 @@ func (b *bench) newCall(op operation, size int) *call {
 	if peer := c.me ^ 1; peer < c.p {
 		c.pairs = []collective.Transfer{{Peer: peer, Buf: c.src}, {Peer: peer, Buf: c.dst, Receive: true}}
 	}
-	for i := range c.elements {
+	for i := range patternElements {
 		c.encode(b.pattern, i, value(c.me, i))
 	}
 	c.r = collective.Reduction{Op: b.Reduce, DType: b.DType, Fold: b.Folds[b.DType][b.Reduce]}
@@ -204,14 +212,28 @@ func (c *call) Name() string { return "filling the buffers" }
 // Accesses implements device.Work.
 func (c *call) Accesses(visit func(r device.Region, write bool)) {
 	visit(c.dst, true)
-	visit(c.src, true)
+	if c.op.reads {
+		visit(c.src, true)
+	}
 }
 
-// Run gives dst and src their values. Device.Write would leave garbage, whose collection would be timed.
+// Run gives dst, and src where it is read, their values. Device.Write would leave garbage, whose collection would be timed.
 func (c *call) Run() error {
-	copy(c.dst.Mapped(), c.pattern)
-	copy(c.src.Mapped(), c.pattern)
+	if c.op.reads {
+		c.fill(c.src)
+	}
+	c.fill(c.dst)
 	return nil
+}
+
+// fill writes the pattern again and again, as a loop that computes the values would leave the buffer: in this core's caches,
+// as far as they hold it. One copy of a whole buffer would read as much again, and from 1 MiB on Go's copy goes past the
+// caches to memory, where the operation would have to fetch it.
+func (c *call) fill(r device.Region) {
+	mem, pattern := r.Mapped(), c.pattern[:patternElements*c.DType.Size()]
+	for len(mem) > 0 {
+		mem = mem[copy(mem, pattern):]
+	}
 }
 
 // check compares dst with what it should hold.
