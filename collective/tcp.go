@@ -125,7 +125,7 @@ func (l *tcpLink) enqueue(o outgoing) {
 // push writes what it can without waiting. It reports whether anything moved.
 func (l *tcpLink) push() (moved bool) {
 	for l.sendErr == nil && l.head < len(l.out) {
-		n, err := unix.Writev(l.fd, l.vector())
+		n, err := writeNow(l.fd, l.vector())
 		switch {
 		case n > 0:
 			moved = true
@@ -143,15 +143,15 @@ func (l *tcpLink) push() (moved bool) {
 }
 
 // vector lists the next pieces to write, at most writeChunk bytes.
-func (l *tcpLink) vector() [][]byte {
+func (l *tcpLink) vector() []unix.Iovec {
 	v, room := l.waiter.vector[:0], writeChunk
 	for i := l.head; i < len(l.out) && len(v)+2 <= maxVector && room > 0; i++ {
 		o := &l.out[i]
 		if o.headed > 0 {
-			v = append(v, o.header[headerBytes-o.headed:])
+			v = append(v, piece(o.header[headerBytes-o.headed:]))
 		}
 		if n := min(len(o.data), room); n > 0 {
-			v = append(v, o.data[:n])
+			v = append(v, piece(o.data[:n]))
 			room -= n
 		}
 	}
@@ -217,7 +217,7 @@ func (l *tcpLink) read(p []byte) error {
 		if len(p) < inBytes {
 			into = l.in
 		}
-		n, err := unix.Read(l.fd, into)
+		n, err := readNow(l.fd, into)
 		switch {
 		case n > 0 && len(p) < inBytes:
 			l.to = n

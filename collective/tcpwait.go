@@ -26,7 +26,7 @@ type tcpWaiter struct {
 	yield   int        // at every how many of these looks to offer the core
 	sending []*tcpLink // with something queued
 
-	vector [maxVector][]byte
+	vector [maxVector]unix.Iovec
 	polled []unix.PollFd
 	tries  int // since something moved
 }
