@@ -23,6 +23,15 @@ func runCrossEntropy(d *Device, c *call) error {
 }
 
 func crossEntropyRows(d *Device, c *call, w *worker, from, to int) {
+	losses := f32(c.args[0])
+	c.labelledRows(from, to, func(i, label int, x, dx []float32) {
+		losses[i] = crossEntropyRow(d.set, w, dx, x, label, c.f[0])
+	})
+}
+
+// labelledRows calls each with the logits and the gradient, which is nil where none is wanted, of the rows in [from, to) that have
+// a label. The loss and the gradient of the others are zero.
+func (c *call) labelledRows(from, to int, each func(i, label int, x, dx []float32)) {
 	dlogits, logits := &c.args[1], &c.args[2]
 	losses, dxs, xs, labels := f32(c.args[0]), f32(*dlogits), f32(*logits), i32(c.args[3])
 	n := logits.Last()
@@ -37,7 +46,7 @@ func crossEntropyRows(d *Device, c *call, w *worker, from, to int) {
 			clear(dx)
 			continue
 		}
-		losses[i] = crossEntropyRow(d.set, w, dx, xs[row(logits, i):][:n], int(labels[i]), c.f[0])
+		each(i, int(labels[i]), xs[row(logits, i):][:n], dx)
 	}
 }
 

@@ -98,32 +98,20 @@ func runCrossEntropyMerge(d *Device, c *call) error {
 }
 
 func crossEntropyMergeRows(d *Device, c *call, w *worker, from, to int) {
-	dlogits, logits, scale := &c.args[1], &c.args[2], c.f[0]
-	losses, dxs, xs, labels := f32(c.args[0]), f32(*dlogits), f32(*logits), i32(c.args[3])
-	n := logits.Last()
+	losses, scale := f32(c.args[0]), c.f[0]
 	first, _ := c.part()
-	i, end := rowSpan(logits, from, to)
-	for ; i < end; i++ {
-		var dx []float32
-		if !dlogits.IsZero() {
-			dx = dxs[row(dlogits, i):][:n]
-		}
-		if labels[i] < 0 {
-			losses[i] = 0
-			clear(dx)
-			continue
-		}
+	c.labelledRows(from, to, func(i, label int, x, dx []float32) {
 		largest, sum, target := mergeStats(&c.args[4], i)
 		losses[i] = float32(math.Log(sum) + (float64(largest) - float64(target)))
 		if dx == nil {
-			continue
+			return
 		}
-		expSum(d.set, w, dx, xs[row(logits, i):][:n], largest)
+		expSum(d.set, w, dx, x, largest)
 		d.set.scale(dx, dx, float32(scale/sum))
-		if label := int(labels[i]) - first; label >= 0 && label < n {
+		if label -= first; label >= 0 && label < len(dx) {
 			dx[label] -= float32(scale)
 		}
-	}
+	})
 }
 
 // mergeStats returns the largest logit of row i, the sum of the exponentials of all less the largest, and the label's logit,
