@@ -31,6 +31,9 @@ type MatMulOptions struct {
 	TransA, TransB bool
 	// Accumulate adds the product to C.
 	Accumulate bool
+	// BFloat16 lets a device multiply bfloat16 where that is faster for it: elements of operands that are Float32 are rounded to
+	// it first, and subnormal ones may count as zeros. Sums are Float32 all the same.
+	BFloat16 bool
 }
 
 // RoPEOptions modifies RoPE.

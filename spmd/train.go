@@ -50,7 +50,7 @@ func (p *program) train(path string, overrides []string) (err error) {
 	if err != nil {
 		return err
 	}
-	dev, err := cpu.New(cpu.Options{Threads: threads(c.Device.Threads, place)})
+	dev, err := cpu.New(cpu.Options{Threads: threads(c.Device.Threads, place), BFloat16: c.Train.Activations() == device.BFloat16})
 	if err != nil {
 		return err
 	}

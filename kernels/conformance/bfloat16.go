@@ -115,18 +115,21 @@ func testMatMulBFloat16(s *suite) {
 	}
 }
 
+// factor returns an operand of MatMul [rows,cols], or its transpose.
+func (s *suite) factor(narrow bool, l layout, trans bool, rows, cols int) operand {
+	s.t.Helper()
+	if trans {
+		rows, cols = cols, rows
+	}
+	if narrow {
+		return s.bfloat16Input(l, rows, cols)
+	}
+	return s.input(l, rows, cols)
+}
+
 func (s *suite) matMulBFloat16(m, n, k int, l layout, o kernels.MatMulOptions, narrowA, narrowB bool) {
 	s.t.Helper()
-	input := func(narrow bool, l layout, trans bool, rows, cols int) operand {
-		if trans {
-			rows, cols = cols, rows
-		}
-		if narrow {
-			return s.bfloat16Input(l, rows, cols)
-		}
-		return s.input(l, rows, cols)
-	}
-	a, b := input(narrowA, l, o.TransA, m, k), input(narrowB, layout{pad: l.pad}, o.TransB, k, n)
+	a, b := s.factor(narrowA, l, o.TransA, m, k), s.factor(narrowB, layout{pad: l.pad}, o.TransB, k, n)
 	c := s.target(o.Accumulate, layout{pad: 5}, m, n)
 	want := c.values()
 	MatMul(want, a.values(), b.values(), m, n, k, o.TransA, o.TransB, o.Accumulate)
@@ -141,4 +144,70 @@ func (s *suite) matMulBFloat16(m, n, k int, l layout, o kernels.MatMulOptions, n
 	same := s.operand(device.Float32, layout{}, func(i int) float64 { return start[i] }, m, n)
 	s.d.MatMul(s.s, same.Tensor, wide(a).Tensor, wide(b).Tensor, o)
 	s.check("MatMul c of float32 operands", same, c.elements(s.memoryNow(c)), tolerance{})
+}
+
+// testProductsInBFloat16 has operands of Float32 that are not bfloat16 numbers. A device multiplies them as they are, or rounds
+// them all.
+func testProductsInBFloat16(s *suite) {
+	next := 0
+	for _, n := range [][3]int{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {13, 37, 271}, {2, 34, 1600}, {3, 4, 0}} {
+		for bits := range 8 {
+			o := kernels.MatMulOptions{TransA: bits&1 != 0, TransB: bits&2 != 0, Accumulate: bits&4 != 0, BFloat16: true}
+			for _, narrow := range [][2]bool{{true, false}, {false, true}, {true, true}, {false, false}} {
+				s.productInBFloat16(n[0], n[1], n[2], layouts()[next%3], o, narrow[0], narrow[1])
+				next++
+			}
+		}
+	}
+	for _, n := range assignmentShapes() {
+		for bits := range 12 {
+			o := kernels.MatMulOptions{TransA: bits/4 == 1, TransB: bits/4 == 2, Accumulate: bits&1 != 0, BFloat16: true}
+			s.groupedInBFloat16(s.assign(n[0], n[1], n[2]), 29, 43, layout{pad: bits & 2}, o)
+		}
+	}
+}
+
+func (s *suite) productInBFloat16(m, n, k int, l layout, o kernels.MatMulOptions, narrowA, narrowB bool) {
+	s.t.Helper()
+	a, b := s.factor(narrowA, l, o.TransA, m, k), s.factor(narrowB, layout{pad: l.pad}, o.TransB, k, n)
+	c := s.target(o.Accumulate, layout{pad: 5}, m, n)
+	exact, rounded := c.values(), c.values()
+	MatMul(exact, a.values(), b.values(), m, n, k, o.TransA, o.TransB, o.Accumulate)
+	MatMul(rounded, inBFloat16(a), inBFloat16(b), m, n, k, o.TransA, o.TransB, o.Accumulate)
+	s.d.MatMul(s.s, c.Tensor, a.Tensor, b.Tensor, o)
+	s.checkEither("MatMul c", c, exact, rounded, tolerance{absolute: ulp * float64(6*k+4)})
+}
+
+func (s *suite) groupedInBFloat16(a *assignment, n, k int, l layout, o kernels.MatMulOptions) {
+	s.t.Helper()
+	x, b, c, depth := s.groups(a, n, k, l, o)
+	exact, rounded := c.values(), c.values()
+	GroupedMatMul(exact, x.values(), b.values(), a.offsets, n, k, o)
+	GroupedMatMul(rounded, inBFloat16(x), inBFloat16(b), a.offsets, n, k, o)
+	s.d.GroupedMatMul(s.s, c.Tensor, x.Tensor, b.Tensor, a.firsts.Tensor, o)
+	s.checkEither("GroupedMatMul c", c, exact, rounded, tolerance{relative: 8 * ulp, absolute: ulp * float64(4*depth+4)})
+}
+
+// inBFloat16 returns the values of x rounded to bfloat16, with zeros for subnormal ones.
+func inBFloat16(x operand) []float64 {
+	values := x.values()
+	Cast(values, values)
+	for i, v := range values {
+		if math.Abs(v) < 0x1p-126 {
+			values[i] = 0
+		}
+	}
+	return values
+}
+
+// checkEither is check against the first of two twins, or the second where the output is not that of the first.
+func (s *suite) checkEither(name string, o operand, exact, rounded []float64, tol tolerance) {
+	s.t.Helper()
+	want := exact
+	for i, v := range o.elements(s.memoryNow(o)) {
+		if !near(v, exact[i], tol) {
+			want = rounded
+		}
+	}
+	s.check(name, o, want, tol)
 }

@@ -31,7 +31,7 @@ func Run(t *testing.T, open Open) {
 		{"Lerp", testLerp}, {"AddScaled", testAddScaled}, {"Normalize", testNormalize}, {"SumSquares", testSumSquares}, {"ApplyUpdate", testApplyUpdate},
 		{"MuonMomentum", testMuonMomentum}, {"AdafactorMoments", testAdafactorMoments}, {"AdafactorScale", testAdafactorScale}, {"AdafactorSize", testAdafactorSize},
 		{"Activations", testActivations}, {"NarrowSum", testNarrowSum},
-		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
+		{"MatMul", testMatMul}, {"MatMulBFloat16", testMatMulBFloat16}, {"ProductsInBFloat16", testProductsInBFloat16}, {"Attention", testAttention}, {"AttentionBackward", testAttentionBackward},
 		{"AttentionParts", testAttentionParts},
 		{"Route", testRoute}, {"UpdateRouteBias", testUpdateRouteBias}, {"Permute", testPermute},
 		{"KeepAssignments", testKeepAssignments}, {"SortRuns", testSortRuns}, {"ShiftPositions", testShiftPositions}, {"ExpertSwiGLU", testExpertSwiGLU},

@@ -157,6 +157,10 @@ func (s *suite) digestBFloat16(add func(name string, outputs ...operand)) {
 	s.d.Cast(s.s, narrowB.Tensor, b.Tensor)
 	s.d.MatMul(s.s, c.Tensor, a.Tensor, narrowB.Tensor, kernels.MatMulOptions{TransB: true})
 	add("MatMulBFloat16", narrowB, c)
+	for _, o := range []kernels.MatMulOptions{{TransB: true, BFloat16: true}, {TransB: true, Accumulate: true, BFloat16: true}} {
+		s.d.MatMul(s.s, c.Tensor, a.Tensor, b.Tensor, o)
+	}
+	add("ProductsInBFloat16", c)
 }
 
 // digestActivations covers operators whose activations are bfloat16.

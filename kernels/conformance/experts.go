@@ -228,17 +228,23 @@ func testGroupedMatMul(s *suite) {
 	}
 }
 
-func (s *suite) groupedMatMul(a *assignment, n, k int, l layout, o kernels.MatMulOptions) {
+// groups returns operands of GroupedMatMul, and how many products add up to an element.
+func (s *suite) groups(a *assignment, n, k int, l layout, o kernels.MatMulOptions) (x, b, c operand, depth int) {
 	s.t.Helper()
 	r := a.tokens * a.k
-	x, b, c := s.input(l, r, k), s.input(layout{}, a.e, k, n), s.target(o.Accumulate, l, r, n)
-	depth := k
+	x = s.input(l, r, k)
 	switch {
 	case o.TransA:
-		b, c, depth = s.input(l, r, n), s.target(o.Accumulate, layout{}, a.e, k, n), r
+		return x, s.input(l, r, n), s.target(o.Accumulate, layout{}, a.e, k, n), r
 	case o.TransB:
-		b = s.input(layout{}, a.e, n, k)
+		return x, s.input(layout{}, a.e, n, k), s.target(o.Accumulate, l, r, n), k
 	}
+	return x, s.input(layout{}, a.e, k, n), s.target(o.Accumulate, l, r, n), k
+}
+
+func (s *suite) groupedMatMul(a *assignment, n, k int, l layout, o kernels.MatMulOptions) {
+	s.t.Helper()
+	x, b, c, depth := s.groups(a, n, k, l, o)
 	want := c.values()
 	GroupedMatMul(want, x.values(), b.values(), a.offsets, n, k, o)
 	s.d.GroupedMatMul(s.s, c.Tensor, x.Tensor, b.Tensor, a.firsts.Tensor, o)

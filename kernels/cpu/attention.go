@@ -45,14 +45,14 @@ func (d *Device) AttentionSizes(q, _, _ kernels.Tensor) (statistics []int, works
 // whose v is the output. A row that sees no key has output 0 and statistics -Inf. A key that a row does not see may still count with
 // weight zero, so that an infinity or a NaN of its v can show in that row.
 func (d *Device) Attention(s device.Stream, o, statistics, q, k, v kernels.Tensor, opt kernels.AttentionOptions) {
-	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal, opt.Accumulate}}
+	c := call{name: "Attention", run: runAttention, f: [6]float64{opt.Scale}, flag: [maxFlags]bool{opt.Causal, opt.Accumulate}}
 	c.operands(2, o, statistics, q, k, v, opt.Documents)
 	d.launch(s, kernels.CheckAttention(o, statistics, q, k, v, opt, q.Shape[0], q.Shape[2], q.Shape[1]), c)
 }
 
 // AttentionBackward computes dq, dk and dv, or adds to dq.
 func (d *Device) AttentionBackward(s device.Stream, dq, dk, dv, do, q, k, v, o, statistics, workspace kernels.Tensor, opt kernels.AttentionOptions) {
-	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [3]bool{opt.Causal, opt.Accumulate}}
+	c := call{name: "AttentionBackward", run: runAttentionBackward, f: [6]float64{opt.Scale}, flag: [maxFlags]bool{opt.Causal, opt.Accumulate}}
 	c.operands(4, dq, dk, dv, workspace, q, k, v, do, o, statistics, opt.Documents)
 	shape, bytes := d.AttentionSizes(q, k, v)
 	check := kernels.CheckAttentionBackward(dq, dk, dv, do, q, k, v, o, statistics, workspace, opt, bytes, shape...)

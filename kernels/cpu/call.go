@@ -11,6 +11,9 @@ import (
 // maxArgs is the most tensors that any operator takes.
 const maxArgs = 11
 
+// maxFlags is the most flags that any operator takes.
+const maxFlags = 4
+
 // A call is one operator with its operands, as a value: launching it on an inline stream allocates nothing. The first
 // outs arguments are written, the rest read; an output that the operator also reads (accumulate) counts as written.
 type call struct {
@@ -23,7 +26,7 @@ type call struct {
 	outs int
 	f    [6]float64
 	word [3]uint64
-	flag [3]bool
+	flag [maxFlags]bool
 }
 
 // operands sets the arguments: outputs first.

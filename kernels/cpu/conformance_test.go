@@ -73,6 +73,8 @@ func TestGenericDigest(t *testing.T) {
 		"Muon":      "4fb4759a1426c233",
 		"Adafactor": "9e69d0571d46ac32",
 
+		"ProductsInBFloat16": "aeb354ee477156e5",
+
 		"Activations":       "1e7eaa064f842413",
 		"AttentionBFloat16": "f862e338e3b28480",
 	}

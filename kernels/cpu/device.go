@@ -27,6 +27,9 @@ type Options struct {
 	Threads int
 	// KernelSet chooses the arithmetic by name; "" means the best that this machine and build have. See KernelSets.
 	KernelSet string
+	// BFloat16 says that products may be asked for in bfloat16 (see kernels.MatMulOptions). Without it, the best kernel set is
+	// one that makes none, so that work in float32 has the same bits, by the same name, on machines with and without such kernels.
+	BFloat16 bool
 }
 
 // Device is the CPU.
@@ -45,7 +48,7 @@ var _ kernels.Device = (*Device)(nil)
 
 // New returns a CPU device. Close frees its memory and ends its threads.
 func New(o Options) (*Device, error) {
-	set, err := chooseKernelSet(o.KernelSet)
+	set, err := chooseKernelSet(o.KernelSet, o.BFloat16)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,9 @@ import (
 //
 // An element of C is the sum, over blocks of at most maxDepth elements of K in order, of each block's products added in
 // order. This depends on K alone: neither the tiles, nor their number, nor an element's place in one shows in its bits.
+//
+// Where products are made of bfloat16, two elements of K make a pair, which has the size of a float32: what K counts below are
+// then pairs, and what is packed looks like float32. See gemm_pairs.go.
 const (
 	// maxDepth bounds a block of K. A deeper one reads and writes C less often; a panel of B as deep as this one still fits
 	// the first-level cache.
@@ -35,9 +38,14 @@ const (
 
 // MatMul computes C = op(A) op(B), or C += op(A) op(B).
 func (d *Device) MatMul(s device.Stream, c, a, b kernels.Tensor, o kernels.MatMulOptions) {
-	k := call{name: "MatMul", run: runMatMul, flag: [3]bool{o.TransA, o.TransB, o.Accumulate}}
+	k := call{name: "MatMul", run: runMatMul, flag: matMulFlags(o)}
 	k.operands(1, c, a, b)
 	d.launch(s, kernels.CheckMatMul(c, a, b, o), k)
+}
+
+// matMulFlags are the flags of a call that newProduct understands.
+func matMulFlags(o kernels.MatMulOptions) [maxFlags]bool {
+	return [maxFlags]bool{o.TransA, o.TransB, o.Accumulate, o.BFloat16}
 }
 
 func runMatMul(d *Device, c *call) error {
@@ -64,6 +72,7 @@ func (d *Device) matMul(c *call, product product) {
 // A product is MatMul's problem and how it is cut.
 type product struct {
 	set        *kernelSet
+	tile       *tileKernels
 	c          []float32
 	narrow     []uint16 // C in place of c, where it is BFloat16
 	ldc        int
@@ -84,7 +93,7 @@ type product struct {
 func newProduct(d *Device, c *call, threads int) product {
 	transA, transB := c.flag[0], c.flag[1]
 	p := product{
-		set: d.set, ldc: c.args[0].Stride[0],
+		set: d.set, tile: &d.set.tile, ldc: c.args[0].Stride[0],
 		a: newSource(c.args[1], !transA), b: newSource(c.args[2], transB),
 		m: c.args[0].Shape[0], n: c.args[0].Shape[1], k: c.args[1].Shape[1],
 		accumulate: c.flag[2],
@@ -97,6 +106,9 @@ func newProduct(d *Device, c *call, threads int) product {
 	if transA {
 		p.k = c.args[1].Shape[0]
 	}
+	if c.flag[3] && d.set.pairs != nil {
+		p.makePairs()
+	}
 	p.depth, _ = even(p.k, maxDepth, depthUnit)
 	p.cut(threads)
 	return p
@@ -105,7 +117,7 @@ func newProduct(d *Device, c *call, threads int) product {
 // cut chooses the strips, stages and blocks. They may depend on the number of threads, because an element's bits do not
 // depend on where it is.
 func (p *product) cut(threads int) {
-	mr, nr := p.set.tile.a.width, p.set.tile.b.width
+	mr, nr := p.tile.a.width, p.tile.b.width
 	p.stripsDown, p.stripsAcross = 1, 1
 	rows, cols := partsOf(p.m, mr), partsOf(p.n, nr) // of the largest strip, in tiles
 	for strips, f := min(threads, max(1, p.m*p.n*p.k/stripWork)), 2; strips > 1; {
@@ -158,6 +170,8 @@ type source struct {
 	bfloat16s []uint16
 	stride    int
 	deep      bool // the rows in memory are the lines: k runs along them
+	// pairs is not 0 where two neighbours along k make a pair: the number of all elements along k. An extent counts pairs then.
+	pairs int
 }
 
 func newSource(t kernels.Tensor, deep bool) source {
@@ -193,7 +207,9 @@ func span(n, part, parts, unit int) (from, to int) {
 // pack packs an extent to panels that are depth deep.
 func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, e extent, depth int, wide []float32) {
 	at := s.at(e)
-	if s.bfloat16s != nil {
+	if s.pairs > 0 {
+		s.packPairs(set, p, dst, e, depth, wide)
+	} else if s.bfloat16s != nil {
 		p.packBFloat16(set, dst, s.bfloat16s[at:], s.stride, s.deep, e.n, e.depth, depth, wide)
 	} else {
 		p.packInto(dst, s.float32s[at:], s.stride, s.deep, e.n, e.depth, depth)
@@ -202,10 +218,19 @@ func (s *source) pack(set *kernelSet, p *panelKernels, dst []float32, e extent, 
 
 // at returns the position of the first element of an extent.
 func (s *source) at(e extent) int {
+	k := s.elements(e.k)
 	if s.deep {
-		return e.i*s.stride + e.k
+		return e.i*s.stride + k
 	}
-	return e.k*s.stride + e.i
+	return k*s.stride + e.i
+}
+
+// elements returns how many elements along k the first n that an extent counts are.
+func (s *source) elements(n int) int {
+	if s.pairs > 0 {
+		return min(2*n, s.pairs)
+	}
+	return n
 }
 
 // prefetch returns the memory of an extent.
@@ -213,7 +238,7 @@ func (s *source) prefetch(e extent) prefetch {
 	if e.n <= 0 || e.depth <= 0 {
 		return prefetch{}
 	}
-	rows, cols := e.depth, e.n
+	rows, cols := s.elements(e.k+e.depth)-s.elements(e.k), e.n
 	if s.deep {
 		rows, cols = cols, rows
 	}

@@ -17,10 +17,10 @@ import (
 func BenchmarkTile(b *testing.B) {
 	for _, set := range kernelSets() {
 		b.Run(set.name, func(b *testing.B) {
-			t := &set.tile
-			a, p, c := noise(t.a.width*maxDepth, 1, 1), noise(t.b.width*maxDepth, 2, 1), make([]float32, t.a.width*t.b.width)
 			d, _ := open(b, set.name, 1)
-			besidePeak(b, d, 2*float64(maxDepth*t.a.width*t.b.width), func() {
+			t, products := d.benchTile()
+			a, p, c := noise(t.a.width*maxDepth, 1, 1), noise(t.b.width*maxDepth, 2, 1), make([]float32, t.a.width*t.b.width)
+			besidePeak(b, d, 2*float64(products*maxDepth*t.a.width*t.b.width), func() {
 				t.multiply(maxDepth, &a[0], &p[0], &c[0], t.b.width, false)
 			})
 		})
@@ -50,7 +50,7 @@ func benchLayers() []layer {
 
 // BenchmarkMatMul runs the three products of linear layers, on one or two threads: forward y = x w^T, input dx = dy w, and
 // weight dw += dy^T x; and of squares y = x^T w^T besides, which no layer needs. It reports GFLOP/s and the share of the
-// multiply-adds that as many threads do on registers alone.
+// multiply-adds that as many threads do on registers alone. A set with kernels for bfloat16 has x and y in it.
 func BenchmarkMatMul(b *testing.B) {
 	for _, set := range KernelSets() {
 		for _, l := range benchLayers() {
@@ -66,8 +66,13 @@ func (l layer) bench(b *testing.B, set string, threads int) {
 	d, s := open(b, set, threads)
 	x, w := benchMatrix(b, d, l.tokens, l.inputs), benchMatrix(b, d, l.outputs, l.inputs)
 	y, dw := benchMatrix(b, d, l.tokens, l.outputs), benchMatrix(b, d, l.outputs, l.inputs)
+	narrow := d.set.pairs != nil
+	if narrow {
+		x, y = castDown(b, d, s, x), castDown(b, d, s, y)
+	}
 	flops := 2 * float64(l.tokens) * float64(l.outputs) * float64(l.inputs)
 	product := func(name string, c, a, b2 kernels.Tensor, o kernels.MatMulOptions) {
+		o.BFloat16 = narrow
 		b.Run(name, func(b *testing.B) {
 			besidePeak(b, d, flops, func() { d.MatMul(s, c, a, b2, o) })
 		})
@@ -108,7 +113,7 @@ func besidePeak(b *testing.B, d *Device, flops float64, product func()) {
 	call := median(seconds)
 	b.ReportMetric(1e9*call, "ns/op")
 	b.ReportMetric(flops/call/1e9, "GFLOP/s")
-	if d.set.tile.peak != nil {
+	if t, _ := d.benchTile(); t.peak != nil {
 		b.ReportMetric(median(shares), "%peak")
 	}
 }
@@ -145,20 +150,29 @@ func median(x []float64) float64 {
 // peakTime runs so many floating-point operations as multiply-adds on registers, on all threads, and returns the time that
 // it took; 0 where the kernel set has no such loop.
 func (d *Device) peakTime(flops float64) time.Duration {
-	t := &d.set.tile
+	t, products := d.benchTile()
 	if t.peak == nil {
 		return 0
 	}
 	const kc = 512 // some microseconds
-	parts := max(1, int(flops/(2*kc*float64(t.a.width*t.b.width))))
+	part := 2 * kc * float64(products*t.a.width*t.b.width)
+	parts := max(1, int(flops/part))
 	start := time.Now()
 	d.parallel(&call{}, parts, func(d *Device, _ *call, _ *worker, from, to int) {
 		for range to - from {
-			d.set.tile.peak(kc)
+			t.peak(kc)
 		}
 	})
-	whole := flops / (2 * kc * float64(t.a.width*t.b.width) * float64(parts))
+	whole := flops / (part * float64(parts))
 	return time.Duration(whole * float64(time.Since(start)))
+}
+
+// benchTile returns the tile that benchmarks of products use, and how many products a step of it adds to an element.
+func (d *Device) benchTile() (t *tileKernels, products int) {
+	if d.set.pairs != nil {
+		return &d.set.pairs.tile, 2
+	}
+	return &d.set.tile, 1
 }
 
 // benchMatrix returns a matrix of a few repeated values: making random ones for the largest takes longer than the products.

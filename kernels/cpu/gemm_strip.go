@@ -43,8 +43,8 @@ const sumElements = (maxBandRows + maxBandRows/4) * (maxCols + 32)
 // reset makes s strip number index of a product.
 func (s *strip) reset(p *product, index int) {
 	down, across := index/p.stripsAcross, index%p.stripsAcross
-	s.i, s.m = shareOf(p.m, down, p.stripsDown, p.set.tile.a.width)
-	s.j, s.n = shareOf(p.n, across, p.stripsAcross, p.set.tile.b.width)
+	s.i, s.m = shareOf(p.m, down, p.stripsDown, p.tile.a.width)
+	s.j, s.n = shareOf(p.n, across, p.stripsAcross, p.tile.b.width)
 	s.next.Store(0)
 	for i := range 2 {
 		s.pieces[i].Store(0)
@@ -112,7 +112,7 @@ func (s *strip) stage(p *product, number int) stage {
 	band, column, layer := number/(p.deep*p.across), number/p.deep%p.across, number%p.deep
 	j, k := column*p.cols, layer*p.layers*p.depth
 	t := stage{extent: extent{s.j + j, max(0, min(p.cols, s.n-j)), k, min(p.layers*p.depth, p.k-k)}}
-	t.width = roundUp(t.n, p.set.tile.b.width)
+	t.width = roundUp(t.n, p.tile.b.width)
 	t.row = band * p.bandRows
 	t.rows = max(0, min(p.bandRows, s.m-t.row))
 	t.row += s.i
@@ -124,7 +124,7 @@ func (s *strip) stage(p *product, number int) stage {
 func (s *strip) pack(p *product, w *worker, number, piece int) {
 	await(&s.blocks[number%2], number/2*p.blocks)
 	t := s.stage(p, number)
-	panels := &p.set.tile.b
+	panels := &p.tile.b
 	e := p.b.piece(t.extent, piece, p.pieces, panels.width)
 	for k := t.k; k < t.k+t.depth && e.n > 0; k += p.depth {
 		depth := min(p.depth, t.k+t.depth-k)
@@ -143,11 +143,11 @@ func (s *strip) multiply(p *product, w *worker, number, index int, packs bool) {
 	await(&s.done[index], number)
 	t := s.stage(p, number)
 	b := block{strip: s, stage: t, index: index}
-	b.i, b.rows = shareOf(t.rows, index, p.blocks, p.set.tile.a.width)
+	b.i, b.rows = shareOf(t.rows, index, p.blocks, p.tile.a.width)
 	b.i += t.row
 	if packs {
 		next := s.stage(p, number+1)
-		b.fetch[1] = p.b.prefetch(p.b.piece(next.extent, index, p.pieces, p.set.tile.b.width))
+		b.fetch[1] = p.b.prefetch(p.b.piece(next.extent, index, p.pieces, p.tile.b.width))
 	}
 	if b.rows > 0 && t.n > 0 {
 		b.multiply(p, w)
@@ -168,7 +168,7 @@ type block struct {
 
 // multiply packs the block's op(A), one block of K after the other, and multiplies it.
 func (b *block) multiply(p *product, w *worker) {
-	tile, t := &p.set.tile, &b.stage
+	tile, t := p.tile, &b.stage
 	s := scratch{free: w.scratch}
 	packed, edge := s.take(tile.a.size(b.rows, p.depth)), s.take(tile.a.width*tile.b.width)
 	steps := partsOf(b.rows, tile.a.width) * partsOf(t.n, tile.b.width)
@@ -196,8 +196,8 @@ func (b *block) sums(p *product) (c []float32, stride int) {
 	if p.narrow == nil {
 		return p.c[b.i*p.ldc+t.i:], p.ldc
 	}
-	tiles := partsOf(partsOf(p.bandRows, p.set.tile.a.width), p.blocks) // of the largest block
-	c, stride = b.strip.sums[b.index*tiles*p.set.tile.a.width*(maxCols+32):], t.width
+	tiles := partsOf(partsOf(p.bandRows, p.tile.a.width), p.blocks) // of the largest block
+	c, stride = b.strip.sums[b.index*tiles*p.tile.a.width*(maxCols+32):], t.width
 	if p.accumulate && t.k == 0 {
 		for i := range b.rows {
 			p.set.toFloat32(c[i*stride:][:t.n], p.narrow[(b.i+i)*p.ldc+t.i:][:t.n])

@@ -97,6 +97,13 @@ func newMatMulCase(m, n, k, gap int, o kernels.MatMulOptions) matMulCase {
 }
 
 func (p matMulCase) run(t testing.TB, d *Device, s device.Stream) []float32 {
+	a, b, c := p.operands(t, d, s)
+	d.MatMul(s, c, a, b, p.o)
+	return read(t, s, c)
+}
+
+// operands returns a, b and c.
+func (p matMulCase) operands(t testing.TB, d *Device, s device.Stream) (_, _, _ kernels.Tensor) {
 	a, b := [2]int{p.m, p.k}, [2]int{p.k, p.n}
 	if p.o.TransA {
 		a = [2]int{p.k, p.m}
@@ -104,9 +111,7 @@ func (p matMulCase) run(t testing.TB, d *Device, s device.Stream) []float32 {
 	if p.o.TransB {
 		b = [2]int{p.n, p.k}
 	}
-	c := strided(t, d, s, p.c, p.gap, p.m, p.n)
-	d.MatMul(s, c, strided(t, d, s, p.a, p.gap, a[0], a[1]), strided(t, d, s, p.b, p.gap, b[0], b[1]), p.o)
-	return read(t, s, c)
+	return strided(t, d, s, p.a, p.gap, a[0], a[1]), strided(t, d, s, p.b, p.gap, b[0], b[1]), strided(t, d, s, p.c, p.gap, p.m, p.n)
 }
 
 func (p matMulCase) String() string {

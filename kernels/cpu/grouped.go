@@ -10,7 +10,7 @@ import (
 // GroupedMatMul multiplies each expert's rows by its matrix: one MatMul for each expert. An element has the bits that MatMul
 // on the expert's rows alone gives it.
 func (d *Device) GroupedMatMul(s device.Stream, c, a, b, offsets kernels.Tensor, o kernels.MatMulOptions) {
-	k := call{name: "GroupedMatMul", run: runGroupedMatMul, flag: [3]bool{o.TransA, o.TransB, o.Accumulate}}
+	k := call{name: "GroupedMatMul", run: runGroupedMatMul, flag: matMulFlags(o)}
 	k.operands(1, c, a, b, offsets)
 	d.launch(s, kernels.CheckGroupedMatMul(c, a, b, offsets, o), k)
 }

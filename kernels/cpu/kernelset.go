@@ -14,6 +14,8 @@ import (
 type kernelSet struct {
 	name string
 	tile tileKernels
+	// pairs multiplies bfloat16, nil where that would be no faster.
+	pairs *pairKernels
 
 	// add computes y[i] = a[i] + b[i].
 	add func(y, a, b []float32)
@@ -64,7 +66,8 @@ type kernelSet struct {
 	folds foldTable
 }
 
-// KernelSets returns the names of the kernel sets that this build has on this machine, best first.
+// KernelSets returns the names of the kernel sets that this build has on this machine, best first: those with kernels for
+// bfloat16 before those that have the same ones but for these.
 func KernelSets() []string {
 	var names []string
 	for _, s := range kernelSets() {
@@ -73,13 +76,10 @@ func KernelSets() []string {
 	return names
 }
 
-func chooseKernelSet(name string) (*kernelSet, error) {
-	sets := kernelSets()
-	if name == "" {
-		return sets[0], nil
-	}
-	for _, s := range sets {
-		if s.name == name {
+// chooseKernelSet returns the set of a name, or the best one, which has kernels for bfloat16 only where they are wanted.
+func chooseKernelSet(name string, bfloat16 bool) (*kernelSet, error) {
+	for _, s := range kernelSets() {
+		if s.name == name || name == "" && (bfloat16 || s.pairs == nil) {
 			return s, nil
 		}
 	}

@@ -14,6 +14,9 @@ func kernelSets() []*kernelSet {
 		sets = append([]*kernelSet{avx2Set()}, sets...)
 		if x86.HasAVX512F && x86.HasAVX512VL {
 			sets = append([]*kernelSet{avx512Set()}, sets...)
+			if x86.HasAVX512BF16 {
+				sets = append([]*kernelSet{avx512BFloat16Set()}, sets...)
+			}
 		}
 	}
 	return sets
@@ -114,4 +117,14 @@ func avx512Set() *kernelSet {
 		addScaleMulAdd: addScaleMulAddAVX512, rotate: rotateAVX512, adamW: adamWAVX512,
 		widen: widenAVX512, narrow: narrowAVX512, folds: avx512Folds(),
 	}
+}
+
+// avx512BFloat16Set is avx512Set with products of bfloat16, which need AVX512_BF16: Intel's Cooper Lake (2020), AMD's Zen 4 (2022)
+// and what came after them.
+func avx512BFloat16Set() *kernelSet {
+	s := avx512Set()
+	s.name = "avx512bf16"
+	s.pairs = &pairKernels{tile: s.tile, round: roundAVX512BF16, roundPairs: roundPairsAVX512BF16, joinPairs: joinPairsAVX512BF16}
+	s.pairs.tile.multiply, s.pairs.tile.peak = multiplyAVX512BF16, peakAVX512BF16
+	return s
 }

@@ -136,3 +136,17 @@ func widenAVX512(y []float32, x []uint16)
 
 //go:noescape
 func narrowAVX512(y []uint16, x []float32)
+
+//go:noescape
+func multiplyAVX512BF16(kc int, a, b, c *float32, ldc int, accumulate bool)
+
+func peakAVX512BF16(kc int)
+
+//go:noescape
+func roundAVX512BF16(y []uint16, x []float32)
+
+//go:noescape
+func roundPairsAVX512BF16(y, a, b []float32)
+
+//go:noescape
+func joinPairsAVX512BF16(y []float32, a, b []uint16)

@@ -18,7 +18,7 @@ const (
 func setRouteOptions(c *call, o kernels.RouteOptions) {
 	c.f[routeGroups], c.f[routeTopGroups] = float64(max(o.Groups, 1)), float64(o.TopGroups)
 	c.f[routeEpsilon], c.f[routeScale] = o.Epsilon, o.Scale
-	c.flag = [3]bool{o.Sigmoid, o.GroupTopTwo, o.Normalize}
+	c.flag = [maxFlags]bool{o.Sigmoid, o.GroupTopTwo, o.Normalize}
 }
 
 // Route scores the experts, chooses each token's and computes their weights.

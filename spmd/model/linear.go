@@ -1,6 +1,9 @@
 package model
 
-import "lockstep/kernels"
+import (
+	"lockstep/kernels"
+	"lockstep/kernels/device"
+)
 
 // linear is y = x W^T + b: x [rows,in], W [out,in], y [rows,out]. The bias may be nil, and so may be the LoRA adapters, which
 // add to y what they learn. Its methods take the records of the adapters.
@@ -20,6 +23,13 @@ const (
 	splitOutputs              // each has some rows of W
 	splitInputs               // each has some columns of W
 )
+
+// inTypeOf returns the options o of a product that is to be made in the type of an activation x, or of its gradient, even where
+// the other operands are Float32: weights, or logits and the sum that runs through the layers.
+func inTypeOf(x kernels.Tensor, o kernels.MatMulOptions) kernels.MatMulOptions {
+	o.BFloat16 = x.DType == device.BFloat16
+	return o
+}
 
 // uses returns the linear's uses.
 func (l *linear) uses() []*Use {
@@ -43,7 +53,7 @@ func (l *linear) copies(i int) {
 }
 
 func (l *linear) forward(c *Context, r loraRecords, y, x kernels.Tensor) {
-	c.Kernels.MatMul(c.Stream, y, x, l.weight.Weight(), kernels.MatMulOptions{TransB: true})
+	c.Kernels.MatMul(c.Stream, y, x, l.weight.Weight(), inTypeOf(x, kernels.MatMulOptions{TransB: true}))
 	if l.bias != nil && !l.othersBias {
 		c.Kernels.AddBias(c.Stream, y, l.bias.Weight())
 	}
@@ -63,7 +73,7 @@ func (l *linear) addBackwardInput(c *Context, r loraRecords, dx, dy kernels.Tens
 }
 
 func (l *linear) throughWeight(c *Context, r loraRecords, dx, dy kernels.Tensor, o kernels.MatMulOptions) {
-	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), o)
+	c.Kernels.MatMul(c.Stream, dx, dy, l.weight.Weight(), inTypeOf(dx, o))
 	if l.lora != nil {
 		l.lora.backwardInput(c, r[l], dx, dy)
 	}
@@ -72,7 +82,7 @@ func (l *linear) throughWeight(c *Context, r loraRecords, dx, dy kernels.Tensor,
 // backwardWeight computes, of what is trained, dW = dy^T x, db = the sum of dy over its rows, and the adapters' gradients.
 func (l *linear) backwardWeight(c *Context, mb *MicroBatch, r loraRecords, dy, x kernels.Tensor) {
 	if !l.weight.frozen() {
-		c.Kernels.MatMul(c.Stream, l.weight.Gradient(mb.Gradients), dy, x, kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate})
+		c.Kernels.MatMul(c.Stream, l.weight.Gradient(mb.Gradients), dy, x, inTypeOf(x, kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate}))
 	}
 	if l.bias != nil && !l.bias.frozen() {
 		c.Kernels.AddBiasBackward(c.Stream, l.bias.Gradient(mb.Gradients), dy, mb.Accumulate)

@@ -99,10 +99,10 @@ func (r loraRecords) begin(mb *MicroBatch) {
 // forward adds scale * dropout(x) A^T B^T to y.
 func (l *lora) forward(c *Context, r *loraRecord, y, x kernels.Tensor) {
 	x = l.input(c, r, x)
-	c.Kernels.MatMul(c.Stream, r.low, x, l.down.Weight(), kernels.MatMulOptions{TransB: true})
+	c.Kernels.MatMul(c.Stream, r.low, x, l.down.Weight(), inTypeOf(x, kernels.MatMulOptions{TransB: true}))
 	c.Kernels.Dropout(c.Stream, r.low, r.low, kernels.DropoutOptions{Scale: l.scale})
 	for i, u := range l.up {
-		c.Kernels.MatMul(c.Stream, y.Narrow(1, u.from, u.to), l.columns(r.low, i), u.weight.Weight(), kernels.MatMulOptions{TransB: true, Accumulate: true})
+		c.Kernels.MatMul(c.Stream, y.Narrow(1, u.from, u.to), l.columns(r.low, i), u.weight.Weight(), inTypeOf(x, kernels.MatMulOptions{TransB: true, Accumulate: true}))
 	}
 }
 
@@ -137,21 +137,21 @@ func (l *lora) drop(c *Context, r *loraRecord, y, x kernels.Tensor) {
 // backwardInput adds the adapters' part of the gradient of x to dx.
 func (l *lora) backwardInput(c *Context, r *loraRecord, dx, dy kernels.Tensor) {
 	for i, u := range l.up {
-		c.Kernels.MatMul(c.Stream, l.columns(r.dLow, i), dy.Narrow(1, u.from, u.to), u.weight.Weight(), kernels.MatMulOptions{})
+		c.Kernels.MatMul(c.Stream, l.columns(r.dLow, i), dy.Narrow(1, u.from, u.to), u.weight.Weight(), inTypeOf(dx, kernels.MatMulOptions{}))
 	}
 	c.Kernels.Dropout(c.Stream, r.dLow, r.dLow, kernels.DropoutOptions{Scale: l.scale})
 	if l.rate == 0 {
-		c.Kernels.MatMul(c.Stream, dx, r.dLow, l.down.Weight(), kernels.MatMulOptions{Accumulate: true})
+		c.Kernels.MatMul(c.Stream, dx, r.dLow, l.down.Weight(), inTypeOf(dx, kernels.MatMulOptions{Accumulate: true}))
 		return
 	}
-	c.Kernels.MatMul(c.Stream, r.dropped, r.dLow, l.down.Weight(), kernels.MatMulOptions{})
+	c.Kernels.MatMul(c.Stream, r.dropped, r.dLow, l.down.Weight(), inTypeOf(dx, kernels.MatMulOptions{}))
 	l.drop(c, r, r.dropped, r.dropped)
 	c.Kernels.Add(c.Stream, dx, dx, r.dropped)
 }
 
 // backwardWeight computes dA = dlow^T dropout(x) and dB = dy^T low of each adapter.
 func (l *lora) backwardWeight(c *Context, mb *MicroBatch, r *loraRecord, dy, x kernels.Tensor) {
-	o := kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate}
+	o := inTypeOf(x, kernels.MatMulOptions{TransA: true, Accumulate: mb.Accumulate})
 	c.Kernels.MatMul(c.Stream, l.down.Gradient(mb.Gradients), r.dLow, l.input(c, r, x), o)
 	for i, u := range l.up {
 		c.Kernels.MatMul(c.Stream, u.weight.Gradient(mb.Gradients), dy.Narrow(1, u.from, u.to), l.columns(r.low, i), o)

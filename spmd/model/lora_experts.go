@@ -58,7 +58,7 @@ func (l *expertLoRA) columns(x kernels.Tensor, i int) kernels.Tensor {
 
 // lower computes r.low from x [R,in].
 func (l *expertLoRA) lower(c *Context, m *mixture, r expertLoRARecord, x, offsets kernels.Tensor) {
-	c.Kernels.GroupedMatMul(c.Stream, r.low, x, m.matrices(l.down.Weight()), offsets, kernels.MatMulOptions{TransB: true})
+	c.Kernels.GroupedMatMul(c.Stream, r.low, x, m.matrices(l.down.Weight()), offsets, inTypeOf(x, kernels.MatMulOptions{TransB: true}))
 	c.Kernels.Dropout(c.Stream, r.low, r.low, kernels.DropoutOptions{Scale: l.scale})
 }
 
@@ -69,7 +69,7 @@ func (l *expertLoRA) forward(c *Context, m *mixture, r expertLoRARecord, y, x, o
 	}
 	l.lower(c, m, r, x, offsets)
 	for i, u := range l.up {
-		c.Kernels.GroupedMatMul(c.Stream, y.Narrow(1, u.from, u.to), l.columns(r.low, i), m.matrices(u.weight.Weight()), offsets, kernels.MatMulOptions{TransB: true, Accumulate: true})
+		c.Kernels.GroupedMatMul(c.Stream, y.Narrow(1, u.from, u.to), l.columns(r.low, i), m.matrices(u.weight.Weight()), offsets, inTypeOf(x, kernels.MatMulOptions{TransB: true, Accumulate: true}))
 	}
 }
 
@@ -79,7 +79,7 @@ func (l *expertLoRA) backwardInput(c *Context, m *mixture, r expertLoRARecord, d
 		return
 	}
 	l.lowerGradient(c, m, r, dy, offsets)
-	c.Kernels.GroupedMatMul(c.Stream, dx, r.dLow, m.matrices(l.down.Weight()), offsets, kernels.MatMulOptions{Accumulate: true})
+	c.Kernels.GroupedMatMul(c.Stream, dx, r.dLow, m.matrices(l.down.Weight()), offsets, inTypeOf(dx, kernels.MatMulOptions{Accumulate: true}))
 }
 
 // lowerGradient computes r.dLow from dy.
@@ -88,7 +88,7 @@ func (l *expertLoRA) lowerGradient(c *Context, m *mixture, r expertLoRARecord, d
 		return
 	}
 	for i, u := range l.up {
-		c.Kernels.GroupedMatMul(c.Stream, l.columns(r.dLow, i), dy.Narrow(1, u.from, u.to), m.matrices(u.weight.Weight()), offsets, kernels.MatMulOptions{})
+		c.Kernels.GroupedMatMul(c.Stream, l.columns(r.dLow, i), dy.Narrow(1, u.from, u.to), m.matrices(u.weight.Weight()), offsets, inTypeOf(dy, kernels.MatMulOptions{}))
 	}
 	c.Kernels.Dropout(c.Stream, r.dLow, r.dLow, kernels.DropoutOptions{Scale: l.scale})
 }

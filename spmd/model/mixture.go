@@ -244,20 +244,20 @@ func (m *mixture) unpermute(c *Context, r *mixtureRecord, y kernels.Tensor) {
 
 // intoExperts computes w.gateUp.
 func (m *mixture) intoExperts(c *Context, w *expertWork) {
-	c.Kernels.GroupedMatMul(c.Stream, w.gateUp, w.x, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+	c.Kernels.GroupedMatMul(c.Stream, w.gateUp, w.x, m.matrices(m.gateUp.Weight()), w.offsets, inTypeOf(w.x, kernels.MatMulOptions{TransB: true}))
 	m.gateUpLoRA.forward(c, m, w.gateUpLoRA, w.gateUp, w.x, w.offsets)
 }
 
 // outOfExperts computes w.out from w.gateUp.
 func (m *mixture) outOfExperts(c *Context, w *expertWork) {
 	c.Kernels.ExpertSwiGLU(c.Stream, w.activated, w.gateUp, w.weights, w.position)
-	c.Kernels.GroupedMatMul(c.Stream, w.out, w.activated, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{TransB: true})
+	c.Kernels.GroupedMatMul(c.Stream, w.out, w.activated, m.matrices(m.down.Weight()), w.offsets, inTypeOf(w.activated, kernels.MatMulOptions{TransB: true}))
 	m.downLoRA.forward(c, m, w.downLoRA, w.out, w.activated, w.offsets)
 }
 
 // throughActivation computes w.dGateUp and w.dWeights from w.dy.
 func (m *mixture) throughActivation(c *Context, w *expertWork) {
-	c.Kernels.GroupedMatMul(c.Stream, w.activated, w.dy, m.matrices(m.down.Weight()), w.offsets, kernels.MatMulOptions{})
+	c.Kernels.GroupedMatMul(c.Stream, w.activated, w.dy, m.matrices(m.down.Weight()), w.offsets, inTypeOf(w.dy, kernels.MatMulOptions{}))
 	m.downLoRA.backwardInput(c, m, w.downLoRA, w.activated, w.dy, w.offsets)
 	c.Kernels.ExpertSwiGLUBackward(c.Stream, w.dGateUp, w.dWeights, w.activated, w.gateUp, w.weights, w.position)
 }
@@ -293,7 +293,7 @@ func (m *mixture) backwardInput(c *Context, record Record, mb *MicroBatch, dx, d
 		}
 		w := m.receiveGradient(c, r, i, sent)
 		m.throughActivation(c, &w)
-		c.Kernels.GroupedMatMul(c.Stream, w.out, w.dGateUp, m.matrices(m.gateUp.Weight()), w.offsets, kernels.MatMulOptions{})
+		c.Kernels.GroupedMatMul(c.Stream, w.out, w.dGateUp, m.matrices(m.gateUp.Weight()), w.offsets, inTypeOf(w.dGateUp, kernels.MatMulOptions{}))
 		m.gateUpLoRA.backwardInput(c, m, w.gateUpLoRA, w.out, w.dGateUp, w.offsets)
 		returned = m.giveBackGradient(c, r, i, &w)
 	}
@@ -316,6 +316,7 @@ func (m *mixture) backwardWeight(c *Context, record Record, mb *MicroBatch, dy, 
 	if !m.router.frozen() {
 		c.Kernels.MatMul(c.Stream, m.router.Gradient(mb.Gradients), r.dLogits, x, o)
 	}
+	o = inTypeOf(x, o)
 	for i := range r.rounds() {
 		w := m.workAgain(c, r, i, m.own(dy), m.own(x))
 		if trained := !m.gateUp.frozen(); trained || m.gateUpLoRA != nil {

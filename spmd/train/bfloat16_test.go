@@ -19,7 +19,7 @@ import (
 func TestBFloat16FollowsFloat32(t *testing.T) {
 	for _, family := range []string{"llama", "qwen3_moe"} {
 		run := func(dtype string) (*memorySink, train.Memory) {
-			dev, err := cpu.New(cpu.Options{Threads: 1})
+			dev, err := cpu.New(cpu.Options{Threads: 1, BFloat16: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestBFloat16FollowsFloat32(t *testing.T) {
 func TestGoldenBFloat16(t *testing.T) {
 	check := func(name, family string, overrides ...string) {
 		t.Run(name, func(t *testing.T) {
-			dev, err := deferred.New(cpu.Options{Threads: 1})
+			dev, err := deferred.New(cpu.Options{Threads: 1, BFloat16: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -27,7 +27,7 @@ import (
 type opener func(threads int) (dev kernels.Device, stream, beside device.Stream, err error)
 
 func openCPU(threads int) (kernels.Device, device.Stream, device.Stream, error) {
-	dev, err := cpu.New(cpu.Options{Threads: threads})
+	dev, err := cpu.New(cpu.Options{Threads: threads, BFloat16: true})
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -35,7 +35,7 @@ func openCPU(threads int) (kernels.Device, device.Stream, device.Stream, error) 
 }
 
 func openDeferred(threads int) (kernels.Device, device.Stream, device.Stream, error) {
-	dev, err := deferred.New(cpu.Options{Threads: threads})
+	dev, err := deferred.New(cpu.Options{Threads: threads, BFloat16: true})
 	if err != nil {
 		return nil, nil, nil, err
 	}

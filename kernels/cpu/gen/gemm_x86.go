@@ -9,6 +9,10 @@ func (v x86) tileCols() int { return 2 * v.width }
 func (v x86) gemm(p *printer) {
 	v.multiply(p)
 	v.peak(p)
+	if v.pairs {
+		v.packPairs(p)
+		return
+	}
 	v.prefetch(p)
 	v.copyPanel(p, "A", v.tileRows())
 	v.copyPanel(p, "B", v.tileCols())
@@ -103,10 +107,10 @@ func (v x86) multiplyStep(p *printer, k int) {
 		p.op("PREFETCHT0 %d(BX)", 512+4*k*v.tileCols())
 	}
 	for i := range rows {
-		e := v.r(2 + i%elements)
-		p.op("VBROADCASTSS %d(SI), %s", 4*(k*rows+i), e)
+		e := 2 + i%elements
+		p.op("VBROADCASTSS %d(SI), %s", 4*(k*rows+i), v.r(e))
 		for j := range 2 {
-			p.op("VFMADD231PS %s, %s, %s", v.r(j), e, v.sum(i, j))
+			v.multiplyAdd(p, j, e, v.sum(i, j))
 		}
 	}
 }
@@ -116,9 +120,9 @@ func (v x86) storeTile(p *printer, accumulate bool) {
 	for i := range v.tileRows() {
 		for j := range 2 {
 			if accumulate {
-				p.op("VADDPS %d(DI), %s, %s", 4*j*v.width, v.sum(i, j), v.sum(i, j))
+				p.op("VADDPS %d(DI), %s, %s", 4*j*v.width, v.r(v.sum(i, j)), v.r(v.sum(i, j)))
 			}
-			p.op("VMOVUPS %s, %d(DI)", v.sum(i, j), 4*j*v.width)
+			p.op("VMOVUPS %s, %d(DI)", v.r(v.sum(i, j)), 4*j*v.width)
 		}
 		if i < v.tileRows()-1 {
 			p.op("ADDQ R8, DI")
@@ -128,8 +132,17 @@ func (v x86) storeTile(p *printer, accumulate bool) {
 }
 
 // sum returns the register of the tile's row i, vector j. firstSum is the number of the first one.
-func (v x86) sum(i, j int) string { return v.r(v.firstSum() + 2*i + j) }
-func (v x86) firstSum() int       { return map[bool]int{false: 4, true: 8}[v.wide] }
+func (v x86) sum(i, j int) int { return v.firstSum() + 2*i + j }
+func (v x86) firstSum() int    { return map[bool]int{false: 4, true: 8}[v.wide] }
+
+// multiplyAdd prints d += a * b, of lanes that are float32 or pairs of bfloat16.
+func (v x86) multiplyAdd(p *printer, a, b, d int) {
+	if v.pairs {
+		p.dotBFloat16(a, b, d)
+	} else {
+		v.fma(p, b, a, d)
+	}
+}
 
 // peak writes
 //
@@ -146,7 +159,7 @@ func (v x86) peak(p *printer) {
 	p.op("PCALIGN $32")
 	p.label("peak")
 	for i := range sums {
-		v.fma(p, 0, 1, v.firstSum()+i)
+		v.multiplyAdd(p, 1, 0, v.firstSum()+i)
 	}
 	p.op("DECQ CX")
 	p.op("JNZ peak")

@@ -2,7 +2,8 @@
 // run by go generate; its test fails when the files are not what it writes.
 //
 // The functions over rows are described once, in rows.go and exp.go, against the operations of an isa. The tiles of
-// MatMul, which are all about registers, are written for each architecture: gemm_x86.go and gemm_neon.go. Operands are in
+// MatMul, which are all about registers, are written for each architecture: gemm_x86.go and gemm_neon.go; gemm_pairs.go has what
+// multiplies bfloat16. Operands are in
 // the order of the Go assembler: sources from last to first, then the destination.
 package main
 
@@ -94,6 +95,7 @@ func files() map[string][]byte {
 		f["vector_"+file] = generate(func(p *printer) { vector(p, v) })
 		f["fold_"+file] = generate(func(p *printer) { folds(p, v) })
 	}
+	f["gemm_avx512bf16_amd64.s"] = generate(x86{name: "AVX512BF16", reg: "Z", width: 16, wide: true, pairs: true}.gemm)
 	return f
 }
 

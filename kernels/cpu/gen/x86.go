@@ -11,6 +11,7 @@ type x86 struct {
 	reg   string // "Y" or "Z"
 	width int    // float32 lanes of a register
 	wide  bool   // AVX-512: mask registers and 32 vector registers
+	pairs bool   // the tile multiplies pairs of bfloat16
 }
 
 // maskReg is the number of the AVX2 register that masks an incomplete vector; AVX-512 uses K1.
