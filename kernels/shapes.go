@@ -32,8 +32,8 @@ func CheckAddBiasBackward(dbias, dy Tensor) error {
 func CheckAdd(y, a, b Tensor) error {
 	return firstError(
 		activation("y", y),
-		like("a", a, y),
-		like("b", b, y),
+		alike("a", a, y),
+		alike("b", b, y),
 		apart("y", y, "a", a, true),
 		apart("y", y, "b", b, true),
 	)
@@ -55,7 +55,7 @@ func CheckZero(x Tensor) error { return firstError(like("x", x, x), dense("x", x
 func CheckRMSNorm(y, rstd, x, gamma Tensor) error {
 	return firstError(
 		activation("x", x),
-		like("y", y, x),
+		alike("y", y, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
 		want("gamma", gamma, device.Float32, x.Last()),
 		apart("y", y, "x", x, false),
@@ -69,9 +69,9 @@ func CheckRMSNorm(y, rstd, x, gamma Tensor) error {
 func CheckAddRMSNorm(y, rstd, sum, a, b, gamma Tensor) error {
 	return firstError(
 		activation("sum", sum),
-		like("a", a, sum),
-		like("b", b, sum),
-		like("y", y, sum),
+		alike("a", a, sum),
+		alike("b", b, sum),
+		alike("y", y, sum),
 		want("rstd", rstd, device.Float32, sum.Rows()),
 		want("gamma", gamma, device.Float32, sum.Last()),
 		apart("sum", sum, "a", a, true),
@@ -88,8 +88,8 @@ func CheckAddRMSNorm(y, rstd, sum, a, b, gamma Tensor) error {
 func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, residual Tensor) error {
 	err := firstError(
 		activation("x", x),
-		like("dx", dx, x),
-		like("dy", dy, x),
+		alike("dx", dx, x),
+		alike("dy", dy, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
 		want("gamma", gamma, device.Float32, x.Last()),
 		apart("dx", dx, "dy", dy, true),
@@ -100,7 +100,7 @@ func CheckRMSNormBackwardInput(dx, dy, x, rstd, gamma, residual Tensor) error {
 	if err != nil || residual.IsZero() {
 		return err
 	}
-	return firstError(like("residual", residual, x), apart("dx", dx, "residual", residual, true))
+	return firstError(alike("residual", residual, x), apart("dx", dx, "residual", residual, true))
 }
 
 // CheckRMSNormBackwardWeight checks the operands of RMSNormBackwardWeight.
@@ -108,7 +108,7 @@ func CheckRMSNormBackwardWeight(dgamma, dy, x, rstd Tensor) error {
 	return firstError(
 		activation("x", x),
 		want("dgamma", dgamma, device.Float32, x.Last()),
-		like("dy", dy, x),
+		alike("dy", dy, x),
 		want("rstd", rstd, device.Float32, x.Rows()),
 		apart("dgamma", dgamma, "dy", dy, false),
 		apart("dgamma", dgamma, "x", x, false),
@@ -274,6 +274,11 @@ func activation(name string, t Tensor) error {
 		return fmt.Errorf("%s %v has no dimension", name, t)
 	}
 	return firstError(like(name, t, t), isFloat(name, t))
+}
+
+// alike returns an error unless t has the shape of o and is a Float32 or BFloat16 tensor, whatever o is.
+func alike(name string, t, o Tensor) error {
+	return firstError(want(name, t, t.DType, o.Shape[:o.Rank]...), isFloat(name, t))
 }
 
 // halves returns an error unless x has the shape of y with a last dimension of twice the size.

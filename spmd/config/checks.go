@@ -22,6 +22,9 @@ func (l *loader) checkValues(world int) {
 			`take another algorithm, or set run.deterministic to "run"`)
 	}
 	l.checkSamples()
+	if t := l.config.Train; l.usable("train.dtype", "train.residual_dtype") && t.ResidualDType == "bfloat16" && t.DType != "bfloat16" {
+		l.problem("train.residual_dtype", `"bfloat16" is not used with train.dtype = "float32"`, "remove it, or set train.dtype to the same")
+	}
 	if l.usable("data.tokenizer", "monitor.sample_tokens") && l.config.Monitor.SampleTokens > 0 && l.config.Data.Tokenizer == "" {
 		l.problem("monitor.sample_tokens", "a sample needs to know what its tokens mean", `set data.tokenizer to "bytes" if that made the tokens, or remove it`)
 	}

@@ -121,6 +121,9 @@ type Train struct {
 	// On processors that multiply bfloat16 (AVX512_BF16; the kernel set is then avx512bf16) linear layers take about half the
 	// time, and round their weights for each product.
 	DType string `toml:"dtype" values:"float32,bfloat16"`
+	// Type, where dtype is bfloat16, of the sum that runs through all layers and that each adds to, and of its gradient. `float32`
+	// keeps the losses as near to those of float32 as PyTorch's autocast does; `bfloat16` takes less memory.
+	ResidualDType string `toml:"residual_dtype" values:"float32,bfloat16"`
 	// What multiplies the loss of multi-token prediction, the mean over the model's num_nextn_predict_layers modules: each predicts
 	// one token further than the one before. Modules that the weights do not have begin at random. 0: the modules are neither
 	// built nor needed.
@@ -248,8 +251,18 @@ func (c *Config) Tuning() model.Tuning {
 }
 
 // Activations returns the type of activations and of their gradients.
-func (t Train) Activations() device.DType {
+func (t Train) Activations() device.DType { return dtype(t.DType) }
+
+// Residual returns the type of the sum that runs through all layers, and of its gradient.
+func (t Train) Residual() device.DType {
 	if t.DType == "bfloat16" {
+		return dtype(t.ResidualDType)
+	}
+	return device.Float32
+}
+
+func dtype(name string) device.DType {
+	if name == "bfloat16" {
 		return device.BFloat16
 	}
 	return device.Float32

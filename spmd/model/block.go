@@ -166,13 +166,13 @@ func (b *block) linears() []*linear { return append(b.attention.linears(), b.fee
 func (b *block) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	t := size.Held()
 	r := &blockRecord{recompute: m.Recompute, split: m.split()}
-	at := m.activation
 	mark := m.mark()
-	r.h = at(m.keep(RecomputeSelective), t, b.hidden)
+	r.h = m.residual(m.keep(RecomputeSelective), t, b.hidden)
 	r.rstd1, r.rstd2 = m.statistic(m.keep(KeepAll), t), m.statistic(m.keep(KeepAll), t)
 	r.normed, r.projected = m.exchanged(size, b.hidden), m.exchanged(size, b.hidden)
-	r.wholeOut, r.wholeH = m.gathered(size, b.hidden), m.gathered(size, b.hidden)
-	r.dNormed2, r.dh, r.dNormed1 = at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden), at(m.Delayed, t, b.hidden)
+	r.wholeOut, r.wholeH = m.gathered(m.Residual, size, b.hidden), m.gathered(m.Residual, size, b.hidden)
+	r.dNormed2, r.dNormed1 = m.activation(m.Delayed, t, b.hidden), m.activation(m.Delayed, t, b.hidden)
+	r.dh = m.residual(m.Delayed, t, b.hidden)
 	r.attention = b.attention.newRecord(k, size, m)
 	r.feedForward = b.feedForward.newRecord(k, size, m)
 	m.release(mark)
@@ -257,7 +257,7 @@ func (b *block) BackwardWeight(c *Context, record Record, mb *MicroBatch, dout k
 
 // gathered returns the gradients of the output and of h for all tokens, as BackwardInput has left them or once more.
 func (r *blockRecord) gathered(c *Context, dout kernels.Tensor) (out, h kernels.Tensor) {
-	if c.spread() && !r.split {
+	if !r.wholeOut.IsZero() && !r.split {
 		return r.wholeOut, r.wholeH
 	}
 	return c.whole(r.wholeOut, dout), c.whole(r.wholeH, r.dh)

@@ -121,16 +121,16 @@ func (c *Chunk) NewRecord(k kernels.Operators, size Size, hidden int, m *Placeme
 	n := len(c.layers)
 	r := &ChunkRecord{activations: make([]kernels.Tensor, n+1), gradients: make([]kernels.Tensor, n+1)}
 	for i := 1; i < n; i++ {
-		r.activations[i] = m.activation(m.Saved, size.Held(), hidden)
+		r.activations[i] = m.residual(m.Saved, size.Held(), hidden)
 	}
 	mark := m.mark()
 	var pair [2]kernels.Tensor
 	if !m.Split {
-		pair = [2]kernels.Tensor{m.activation(m.Scratch, size.Held(), hidden), m.activation(m.Scratch, size.Held(), hidden)}
+		pair = [2]kernels.Tensor{m.residual(m.Scratch, size.Held(), hidden), m.residual(m.Scratch, size.Held(), hidden)}
 	}
 	for i := 1; i < n; i++ {
 		if r.gradients[i] = pair[i%2]; m.Split {
-			r.gradients[i] = m.activation(m.Delayed, size.Held(), hidden)
+			r.gradients[i] = m.residual(m.Delayed, size.Held(), hidden)
 		}
 	}
 	for i, l := range c.layers {

@@ -86,7 +86,7 @@ func (dec *Decoder) newPass(a *kernels.Arena, size Size) decodePass {
 	mark := a.Mark()
 	for _, l := range dec.model.Layers {
 		a.Release(mark)
-		p.records = append(p.records, l.NewRecord(dec.device, size, &Memory{DType: device.Float32, Saved: a, Delayed: a, Scratch: a, Exchanged: a}))
+		p.records = append(p.records, l.NewRecord(dec.device, size, &Memory{DType: device.Float32, Residual: device.Float32, Saved: a, Delayed: a, Scratch: a, Exchanged: a}))
 	}
 	a.Release(mark)
 	// The layers' records overlap, so the next tensor must lie beyond the largest of them.

@@ -79,7 +79,7 @@ func (h *head) NewRecord(k kernels.Operators, size Size, m *Memory) Record {
 	r.losses = m.statistic(m.Scratch, t)
 	r.logits = m.statistic(m.Scratch, h.chunk(t), h.output.weight.shape[0])
 	if h.ranks > 1 {
-		r.whole, r.sum = m.gathered(size, h.hidden), m.exchanged(size, h.hidden)
+		r.whole, r.sum = m.gathered(m.DType, size, h.hidden), m.exchanged(size, h.hidden)
 		r.stats = m.statistic(m.Exchanged, h.ranks*h.chunk(t)*kernels.CrossEntropyStats)
 	}
 	m.release(mark)

@@ -68,6 +68,8 @@ type Memory struct {
 	// DType is the type of activations and of their gradients, Float32 or BFloat16. Statistics, what routers compute, logits and
 	// losses are Float32 whatever it says.
 	DType device.DType
+	// Residual is the type of the sum that runs through all layers, which each part adds to, and of its gradient.
+	Residual device.DType
 	// Saved holds what lives from a micro batch's forward pass to the end of its backward pass.
 	Saved *kernels.Arena
 	// Delayed holds what lives from BackwardInput to BackwardWeight. It is Scratch where the two follow each other.
@@ -99,6 +101,11 @@ func (m *Memory) split() bool { return m.Delayed != m.Scratch }
 // activation places an activation, or the gradient of one, in a.
 func (m *Memory) activation(a *kernels.Arena, shape ...int) kernels.Tensor {
 	return a.Tensor(m.DType, shape...)
+}
+
+// residual places the sum that runs through all layers, or its gradient, in a.
+func (m *Memory) residual(a *kernels.Arena, shape ...int) kernels.Tensor {
+	return a.Tensor(m.Residual, shape...)
 }
 
 // statistic places a tensor of Float32 in a, whatever activations are.

@@ -57,10 +57,10 @@ func (p *predictor) uses() []*Use {
 func (p *predictor) newRecord(k kernels.Operators, size Size, m *Memory) *predictorRecord {
 	t := size.Held()
 	r := &predictorRecord{}
-	at := m.activation
-	r.x, r.out, r.normed = at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden)
+	at, sum := m.activation, m.residual
+	r.x, r.out, r.normed = sum(m.Saved, t, p.hidden), sum(m.Saved, t, p.hidden), at(m.Saved, t, p.hidden)
 	r.embeddingRstd, r.hiddenRstd, r.rstd = m.statistic(m.Saved, t), m.statistic(m.Saved, t), m.statistic(m.Saved, t)
-	r.dNormed, r.dOut, r.dx = at(m.Saved, t, p.hidden), at(m.Delayed, t, p.hidden), at(m.Delayed, t, p.hidden)
+	r.dNormed, r.dOut, r.dx = at(m.Saved, t, p.hidden), sum(m.Delayed, t, p.hidden), sum(m.Delayed, t, p.hidden)
 	r.dPair = at(m.Delayed, t, 2*p.hidden)
 	r.embedded, r.dEmbedded, r.paired = at(m.Scratch, t, p.hidden), at(m.Scratch, t, p.hidden), at(m.Scratch, t, 2*p.hidden)
 	r.rows = m.tableBuffer(p.table, size)

@@ -76,7 +76,10 @@ func (u *Use) addRows(c *Context, mb *MicroBatch, dout, buffer, rows kernels.Ten
 	if u.frozen() {
 		return
 	}
-	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), c.whole(buffer, dout), rows, mb.AccumulateRows)
+	if c.spread() {
+		dout = c.whole(buffer, dout)
+	}
+	c.Kernels.EmbeddingBackward(c.Stream, u.rows(mb.Gradients, mb.Touched), dout, rows, mb.AccumulateRows)
 }
 
 // UsesTable reports whether this rank looks at the embedding's table or has it, and so needs the touched ids of a step.

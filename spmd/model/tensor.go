@@ -42,14 +42,24 @@ func (c *Context) gather(x kernels.Tensor) {
 	}
 }
 
-// whole returns x for all tokens: x itself, or, where it has those that this rank holds, what it gathers in buffer [B*T,H].
+// whole returns x for all tokens, in the type of activations: x itself where buffer is none, else what it gathers there, in
+// [B*T,H], of the tokens that this rank holds.
 func (c *Context) whole(buffer, x kernels.Tensor) kernels.Tensor {
-	if !c.spread() {
+	if buffer.IsZero() {
 		return x
 	}
-	c.Kernels.Copy(c.Stream, c.held(buffer), x)
+	c.move(c.held(buffer), x)
 	c.gather(buffer)
 	return buffer
+}
+
+// move computes y = x, in the type of y.
+func (c *Context) move(y, x kernels.Tensor) {
+	if y.DType == x.DType {
+		c.Kernels.Copy(c.Stream, y, x)
+	} else {
+		c.Kernels.Cast(c.Stream, y, x)
+	}
 }
 
 // reduce replaces held(x), of x [B*T,H], by the sum over the tensor ranks. The other rows are used up.
@@ -75,7 +85,7 @@ func (c *Context) addend(x, buffer kernels.Tensor) kernels.Tensor {
 func (c *Context) total(x, buffer kernels.Tensor) {
 	if c.Tensor != nil {
 		c.reduce(buffer)
-		c.Kernels.Copy(c.Stream, x, c.held(buffer))
+		c.move(x, c.held(buffer))
 	}
 }
 
@@ -84,10 +94,14 @@ func (m *Memory) exchanged(size Size, hidden int) kernels.Tensor {
 	return m.activation(m.Exchanged, size.Tokens(), hidden)
 }
 
-// gathered places a buffer that whole needs, which is none where no rank holds a part of the tokens.
-func (m *Memory) gathered(size Size, hidden int) kernels.Tensor {
-	if size.Shards <= 1 {
-		return kernels.Tensor{}
+// gathered places a buffer that whole needs for a tensor of a type: none where that is what activations have and no rank holds a
+// part of the tokens.
+func (m *Memory) gathered(of device.DType, size Size, hidden int) kernels.Tensor {
+	switch {
+	case size.Shards > 1:
+		return m.exchanged(size, hidden)
+	case of != m.DType:
+		return m.activation(m.Scratch, size.Tokens(), hidden)
 	}
-	return m.exchanged(size, hidden)
+	return kernels.Tensor{}
 }

@@ -194,7 +194,7 @@ func (r *sleepingRank) build(dev *cpu.Device, s device.Stream, group collective.
 		delayed = arena
 	}
 	x := &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin}
-	line := pipeline.Line{Context: x, Memory: model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch}}
+	line := pipeline.Line{Context: x, Memory: model.Memory{DType: device.Float32, Residual: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch}}
 	e, err := pipeline.NewExecutor(dev, []pipeline.Line{line}, group, stages, pipeline.Plan{Training: r.report.Programs[r.rank], MicroBatches: r.shape.MicroBatches,
 		Split: r.report.Split[r.rank], Hidden: c.HiddenSize, Size: size,
 		PlaceBoundary: func(a *kernels.Arena) model.Boundary {

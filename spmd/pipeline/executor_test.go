@@ -59,7 +59,7 @@ func gradients(t *testing.T, actions []pipeline.Action, microBatches int, recomp
 	}
 	summed := m.PlaceGradients(buffers[0], kernels.Tensor{}, m.Undivided(), c.VocabSize, arena, scratch)
 	e, err := pipeline.NewExecutor(dev, []pipeline.Line{{Context: &model.Context{Kernels: dev, Stream: s, Size: size, Cos: cos, Sin: sin},
-		Memory: model.Memory{DType: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch}}}, nil,
+		Memory: model.Memory{DType: device.Float32, Residual: device.Float32, Saved: arena, Delayed: delayed, Scratch: scratch, Exchanged: scratch}}}, nil,
 		map[int]*pipeline.Stage{0: {Chunk: m.Chunk(0, len(m.Layers)), Lanes: lanes, Buffers: buffers}},
 		pipeline.Plan{Training: report.Programs[0], MicroBatches: microBatches, Split: report.Split[0], Hidden: c.HiddenSize, Size: size,
 			Recompute: m.Recompute(recompute, []bool{true, true})})

@@ -184,7 +184,7 @@ func (l *Layout) place(k kernels.Device, s [2]device.Stream, a arenas, to links)
 
 // placeLines makes what micro batches run in: one line, or two that are interleaved.
 func (l *Layout) placeLines(p *placed, k kernels.Device, s [2]device.Stream, a arenas) (lines []pipeline.Line) {
-	memory := model.Memory{DType: l.Config.Train.Activations(), Saved: a.saved, Delayed: a.scratch, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: l.Config.MoE.DispatchFactor}
+	memory := model.Memory{DType: l.Config.Train.Activations(), Residual: l.Config.Train.Residual(), Saved: a.saved, Delayed: a.scratch, Scratch: a.scratch, Exchanged: a.exchanged, DispatchFactor: l.Config.MoE.DispatchFactor}
 	if l.training.Split[l.Mesh.Coordinate(mesh.Pipeline)] {
 		memory.Delayed = a.saved
 	}

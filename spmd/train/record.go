@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"lockstep/kernels/device"
 	"lockstep/spmd/checkpoint"
 	"lockstep/spmd/config"
 	"lockstep/spmd/model"
@@ -111,6 +112,9 @@ func newRecord(t *Trainer) (checkpoint.Record, error) {
 	add("train.micro_batch_size", c.Train.MicroBatchSize)
 	add("train.clip_grad_norm", c.Train.ClipGradNorm)
 	add("train.dtype", c.Train.DType)
+	if c.Train.Activations() == device.BFloat16 {
+		add("train.residual_dtype", c.Train.ResidualDType)
+	}
 	if err := addTuning(t, add); err != nil {
 		return nil, err
 	}

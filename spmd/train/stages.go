@@ -100,7 +100,7 @@ func layerRuns(counts []int) (runs []model.Span) {
 
 // placeBoundary places what goes from chunk to chunk.
 func (l *Layout) placeBoundary(a *kernels.Arena) model.Boundary {
-	return l.Model.PlaceBoundary(l.Size, l.Config.Train.Activations(), balanceLosses[l.Config.MoE.AuxLoss], a)
+	return l.Model.PlaceBoundary(l.Size, l.Config.Train.Residual(), balanceLosses[l.Config.MoE.AuxLoss], a)
 }
 
 // headStage returns the pipeline stage that has the last chunk, and so the loss.
