@@ -218,6 +218,9 @@ func (l *tcpLink) read(p []byte) error {
 			into = l.in
 		}
 		n, err := readNow(l.fd, into)
+		if n > 0 {
+			l.waiter.tries = 0
+		}
 		switch {
 		case n > 0 && len(p) < inBytes:
 			l.to = n
