@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 
 var failures = flag.Int("failures", 60, "how many jobs TestManyFailures lets fail")
 
-// TestManyFailures lets many jobs fail, a thousand of them in .ci/run, each in one of the ways that there are, with operations pending on several groups:
-// all ranks learn the cause, and afterwards no goroutine, descriptor or shared memory is left.
+// TestManyFailures lets many jobs fail, a thousand of them in .ci/run, each in one of the ways that there are, with operations pending on
+// several groups: all ranks learn the cause, and afterwards no goroutine, descriptor or mapping of shared memory is left.
 func TestManyFailures(t *testing.T) {
 	chance := rand.New(rand.NewPCG(1, 2))
 	fail := []func(j *testJob){
@@ -26,7 +27,7 @@ func TestManyFailures(t *testing.T) {
 	}
 	leave := func(j *testJob) { j.worlds[1].Close() } // in good order but early: nobody dies, so that takes a while to find
 
-	before := -1
+	var before resources
 	for round := range *failures {
 		t.Run("", func(t *testing.T) {
 			tcp := round%2 == 0
@@ -55,23 +56,34 @@ func TestManyFailures(t *testing.T) {
 			}
 		})
 		if round == 10 { // what the runtime itself keeps is there by now
-			before = resources(t)
+			before = held(t)
 		}
 	}
 	nothingRuns(t)
-	for deadline := time.Now().Add(10 * time.Second); resources(t) > before; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); held(t).exceed(before); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines and descriptors after the first rounds, %d at the end", before, resources(t))
+			t.Fatalf("%+v after the first rounds, %+v at the end", before, held(t))
 		}
 	}
 }
 
-// resources counts this process's goroutines, descriptors and mappings of memory files.
-func resources(t *testing.T) int {
+// resources are what a process can leak. The runtime's own mappings come and go, so only those of memory files count.
+type resources struct{ goroutines, descriptors, mappings int }
+
+func (r resources) exceed(before resources) bool {
+	return r.goroutines > before.goroutines || r.descriptors > before.descriptors || r.mappings > before.mappings
+}
+
+// held counts this process's resources.
+func held(t *testing.T) resources {
 	t.Helper()
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return runtime.NumGoroutine() + len(open)
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resources{runtime.NumGoroutine(), len(open), strings.Count(string(maps), "/memfd:lockstep")}
 }
