@@ -31,9 +31,9 @@ func TestExitStatus(t *testing.T) {
 				"launch: rank 1 failed first: exit status 3\n",
 		},
 		{
-			"one is killed", time.Minute, []string{"*:catch", "2:kill:1", "*:finish"}, 128 + 1,
+			"one is killed", time.Minute, []string{"*:catch", "2:kill:9", "*:finish"}, 128 + 9,
 			"launch: rank 2 has failed: asked ranks 0-1 to end\n" +
-				"launch: rank 2 failed first: killed by signal 1 (SIGHUP)\n",
+				"launch: rank 2 failed first: killed by signal 9 (SIGKILL)\n",
 		},
 		{
 			"others cannot be asked", 200 * time.Millisecond, []string{"0:exit:4", "*:block"}, 4,
