@@ -225,7 +225,7 @@ func (t *tail) add(line []byte, isError bool) {
 func (t *tail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.crash != nil {
+	if len(t.crash) > 0 {
 		return slices.Clone(t.crash)
 	}
 	return slices.Clone(t.last)
@@ -256,7 +256,7 @@ func (t *tail) set(text *tailText) {
 func (t *tail) summary() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.crash != nil {
+	if len(t.crash) > 0 {
 		return t.crash[0]
 	}
 	return t.message
@@ -266,5 +266,5 @@ func (t *tail) summary() string {
 func (t *tail) crashed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.crash != nil
+	return len(t.crash) > 0
 }

@@ -166,15 +166,16 @@ func (e agentError) Error() string { return e.text }
 func (r *remote) take(f frame) error {
 	switch f.Kind {
 	case frameReady:
-		r.ready <- f
+		return answer(r.ready, f)
 	case frameStarted:
 		r.mu.Lock()
 		r.live = map[int]*rank{}
 		for _, one := range r.waiting {
 			r.live[one.number] = one
 		}
+		r.waiting = nil
 		r.mu.Unlock()
-		r.started <- f
+		return answer(r.started, f)
 	case frameOutput:
 		to := r.c.stdout
 		if f.Stream != 1 {
@@ -200,6 +201,16 @@ func (r *remote) take(f frame) error {
 		return fmt.Errorf("the agent sent a %q frame", f.Kind)
 	}
 	return nil
+}
+
+// answer hands on a frame that an agent sends once.
+func answer(to chan<- frame, f frame) error {
+	select {
+	case to <- f:
+		return nil
+	default:
+		return fmt.Errorf("the agent sent a second %q frame", f.Kind)
+	}
 }
 
 // start implements team: it tells the agent to start its ranks.
