@@ -12,21 +12,21 @@ import (
 func TestBench(t *testing.T) {
 	t.Parallel()
 	w := newWorkspace(t)
-	for _, backend := range []string{"tcp", "shm"} {
-		out := start(t, w.dir, programs.launch, "-n", "3", programs.spmd, "bench", "collective", "--json", "--iterations", "2",
-			"--sizes", "1KiB,100000", "--backend", backend).expect(0).out.String()
+	for _, transport := range []string{"--backend=tcp", "--backend=shm", "--backend=tcp --tls"} {
+		args := []string{"-n", "3", programs.spmd, "bench", "collective", "--json", "--iterations", "2", "--sizes", "1KiB,100000"}
+		out := start(t, w.dir, programs.launch, append(args, strings.Fields(transport)...)...).expect(0).out.String()
 		seen := map[string]int{}
 		for line := range strings.Lines(out) {
 			var row bench.Row
 			_, object, found := strings.Cut(line, "{")
 			if err := json.Unmarshal([]byte("{"+object), &row); !found || err != nil || row.Ranks != 3 || row.MedianUS <= 0 {
-				t.Fatalf("%s: %q: %v", backend, line, err)
+				t.Fatalf("%s: %q: %v", transport, line, err)
 			}
 			seen[row.Operation]++
 		}
 		for _, name := range bench.Operations() {
 			if n := seen[name]; n != 2 && !(name == "barrier" && n == 1) {
-				t.Errorf("%s: %s was measured %d times", backend, name, n)
+				t.Errorf("%s: %s was measured %d times", transport, name, n)
 			}
 		}
 	}

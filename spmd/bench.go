@@ -32,6 +32,7 @@ each algorithm, the one that would be taken first (*), and measures nothing.
   --dtype T             float32 or bfloat16 (float32)
   --reduce OP           sum, max or min (sum)
   --backend B           auto, tcp or shm, as collective.backend (auto)
+  --tls                 put the connections between ranks inside TLS 1.3, as collective.tls does
   --algorithm A         auto, direct, doubling, halving, ring, tree, pairwise or two-level, for operations that have it (auto)
   --any-order           let sums have another order than the aligned tree
   --groups N            cut the ranks into N groups, by rank modulo N, which all work at once (1)
@@ -77,6 +78,7 @@ func (p *program) parseBench(args []string) (o benchOptions, err error) {
 	flags.StringVar(&reduce, "reduce", "sum", "")
 	flags.StringVar(&algorithm, "algorithm", "auto", "")
 	flags.StringVar(&o.world.Backend, "backend", "auto", "")
+	flags.BoolVar(&o.world.TLS, "tls", false, "")
 	flags.BoolVar(&o.world.AnyOrder, "any-order", false, "")
 	flags.DurationVar(&o.world.Timeout, "timeout", time.Minute, "")
 	flags.IntVar(&o.Iterations, "iterations", 0, "")
