@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,6 +38,47 @@ func TestOtherLaunchers(t *testing.T) {
 			w.nothingLeft()
 		})
 	}
+}
+
+// TestTorchVariables starts ranks as torchrun does, with nothing but its variables: the bits are those of launch, and a rank
+// that is killed ends the other.
+func TestTorchVariables(t *testing.T) {
+	t.Parallel()
+	for name, more := range map[string][]string{
+		"torchrun": {"LOCAL_WORLD_SIZE=2", "TORCHELASTIC_RUN_ID=none", "TORCHELASTIC_RESTART_COUNT=0", "TORCHELASTIC_USE_AGENT_STORE=True"},
+		"by hand":  nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorkspace(t)
+			w.launch(2, "want").expect(0)
+			ranks := w.torchRanks(more, "got")
+			for _, rank := range ranks {
+				rank.expect(0)
+			}
+			w.sameRun("want", "got")
+			ranks = w.torchRanks(more, "lost", endless()...)
+			if !ranks[0].awaitStep(3) {
+				t.Fatalf("the run ended by itself:\n%s", ranks[0])
+			}
+			if err := ranks[1].cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			ranks[0].expect(1).says("rank 1")
+			w.nothingLeft()
+		})
+	}
+}
+
+// torchRanks starts two ranks of run.toml, the second one first.
+func (w *workspace) torchRanks(more []string, out string, overrides ...string) []*job {
+	w.t.Helper()
+	ranks := make([]*job, 2)
+	for rank := range slices.Backward(ranks) {
+		number := strconv.Itoa(rank)
+		vars := append([]string{"RANK=" + number, "LOCAL_RANK=" + number, "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29500"}, more...)
+		ranks[rank] = w.under("env", vars, out, overrides...)
+	}
+	return ranks
 }
 
 // under starts run.toml under another launcher.
