@@ -25,20 +25,22 @@ const (
 type messageKind string
 
 const (
-	kindAdmitted messageKind = "admitted" // listener: the handshake succeeded
-	kindRefused  messageKind = "refused"  // listener: Cause says why it did not; root: the job did not form
-	kindJoin     messageKind = "join"     // rank: Size, Address, Local, Facts
-	kindTable    messageKind = "table"    // root: Table and Locals of all ranks; the job has formed
-	kindLost     messageKind = "lost"     // root: Rank was lost, Cause says why
-	kindTimeout  messageKind = "timeout"  // root: Ranks have not arrived, Cause is the report
-	kindAbort    messageKind = "abort"    // rank: it will end, Cause says why
-	kindGoodbye  messageKind = "goodbye"  // rank: it is done; its connection may close
-	kindStall    messageKind = "stall"    // rank: Stall made no progress for the time in Cause
-	kindQuery    messageKind = "query"    // root: where do you stand in the group of Stall?
-	kindStatus   messageKind = "status"   // rank: Operations holds where it stands, nothing if it has not made the group
-	kindGone     messageKind = "gone"     // relay: the connection of the rank From ended without a goodbye, Cause says how
-	kindCutOff   messageKind = "cutoff"   // relay: it has lost the root, Cause says how
-	kindHostGone messageKind = "hostgone" // relay: the connection of the relay of Host ended, Cause says how
+	kindAdmitted  messageKind = "admitted"  // listener: the handshake succeeded
+	kindRefused   messageKind = "refused"   // listener: Cause says why it did not; root: the job did not form
+	kindJoin      messageKind = "join"      // rank: Size, Address, Local, Facts
+	kindPreparing messageKind = "preparing" // rank: it will join, but not yet
+	kindWait      messageKind = "wait"      // root: ranks are still preparing
+	kindTable     messageKind = "table"     // root: Table and Locals of all ranks; the job has formed
+	kindLost      messageKind = "lost"      // root: Rank was lost, Cause says why
+	kindTimeout   messageKind = "timeout"   // root: Ranks have not arrived, Cause is the report
+	kindAbort     messageKind = "abort"     // rank: it will end, Cause says why
+	kindGoodbye   messageKind = "goodbye"   // rank: it is done; its connection may close
+	kindStall     messageKind = "stall"     // rank: Stall made no progress for the time in Cause
+	kindQuery     messageKind = "query"     // root: where do you stand in the group of Stall?
+	kindStatus    messageKind = "status"    // rank: Operations holds where it stands, nothing if it has not made the group
+	kindGone      messageKind = "gone"      // relay: the connection of the rank From ended without a goodbye, Cause says how
+	kindCutOff    messageKind = "cutoff"    // relay: it has lost the root, Cause says how
+	kindHostGone  messageKind = "hostgone"  // relay: the connection of the relay of Host ended, Cause says how
 )
 
 // A message is a control message. Which fields are in use depends on Kind.

@@ -89,20 +89,20 @@ func quoteFact(value string, ok bool) string {
 	return fmt.Sprintf("%q", value)
 }
 
+// joinTimeout is called when the ranks have had their time to join, and again as long as all that is missing is prepared.
 func (r *Root) joinTimeout() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.joined == len(r.members) {
+	if r.joined == len(r.members) || r.failure != nil || r.closed {
 		return
 	}
-	var missing []int
-	for rank := range r.members {
-		if s := r.members[rank].state; s == absent || s == claimed {
-			missing = append(missing, rank)
-		}
+	missing, preparing := r.missing()
+	switch {
+	case len(missing) > 0:
+		r.decide(message{Kind: kindRefused, Rank: missing[0], Cause: fmt.Sprintf("%s did not join within %v", rankList(missing), r.o.Timeout)})
+	case preparing:
+		r.timer.Reset(r.o.Timeout)
+		r.tellAll(message{Kind: kindWait})
 	}
-	if len(missing) == 0 {
-		return // a rank that came and went; its loss is being decided
-	}
-	r.decide(message{Kind: kindRefused, Rank: missing[0], Cause: fmt.Sprintf("%s did not join within %v", rankList(missing), r.o.Timeout)})
+	// Else a rank came and went, whose loss is being decided.
 }

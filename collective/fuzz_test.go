@@ -118,6 +118,7 @@ func FuzzRootReceive(f *testing.F) {
 		{Kind: kindJoin, Size: 2, Address: "127.0.0.1:1"}, {Kind: kindAbort, Cause: "x"}, {Kind: kindGoodbye},
 		{Kind: kindStall, Stall: &operation{Members: []int{0, 1, 99}, Waiting: -1}}, {Kind: kindStatus},
 		{Kind: kindGone, From: 1, Cause: "x"}, {Kind: kindHostGone, Host: 1}, {Kind: kindJoin, From: 5, Host: -1},
+		{Kind: kindPreparing},
 	} {
 		b, err := encodeMessage(m)
 		if err != nil {

@@ -37,8 +37,8 @@ type RootOptions struct {
 	Ports   PortRange
 	// Supervised says that whoever runs the root watches the processes of its own ranks and calls Lost when one has ended.
 	Supervised bool
-	// Timeout is how long the ranks have to join once the first one has; 0 means 60 seconds. Before that, ranks may prepare
-	// for as long as they live.
+	// Timeout is how long the ranks have to join once the first one has; 0 means 60 seconds. Those that say that they prepare,
+	// see Options.Prepare, may take as long as they live.
 	Timeout time.Duration
 	// Log receives what the root decides and whom it refuses; nil means slog.Default().
 	Log *slog.Logger
@@ -98,6 +98,8 @@ type member struct {
 	address string
 	local   string
 	facts   map[string]string
+
+	prepares time.Time // when it last said that it prepares
 }
 
 // NewRoot starts listening and returns; ranks join in the background.
@@ -318,7 +320,7 @@ func (r *Root) receive(h hello, m message) error {
 		case kindHostGone:
 			r.hostEnded(m.Host, m.Cause)
 			return nil
-		case kindJoin:
+		case kindJoin, kindPreparing:
 			if *state == absent { // the relay has let it in
 				*state = claimed
 			}
@@ -327,6 +329,9 @@ func (r *Root) receive(h hello, m message) error {
 	switch {
 	case m.Kind == kindJoin && *state == claimed:
 		return r.join(rank, m)
+	case m.Kind == kindPreparing && *state == claimed:
+		r.members[rank].prepares = time.Now()
+		return nil
 	case m.Kind == kindGoodbye && *state == present:
 		*state = gone
 		if h.purpose == purposeRelay {

@@ -33,6 +33,9 @@ type Options struct {
 	// Silence is how long nothing may be heard of another process, not even a heartbeat, before it counts as lost; 0 means
 	// 30 seconds, less than 0 without end. All ranks must be given the same.
 	Silence time.Duration
+	// Prepare, unless nil, is what this rank has to do before it can join, such as to make its data ready. Ranks that have
+	// joined wait for it. Join returns its error as it is, and the others' Join an error with its text.
+	Prepare func(ctx context.Context) error
 	// NewStream makes the stream on which a group's operations run: the device's NewStream. It must return
 	// device.HostStreams.
 	NewStream func(name string) device.Stream
@@ -127,17 +130,28 @@ func Join(ctx context.Context, o Options) (*World, error) {
 		made: map[uint64]int{}, inbound: map[connectionKey]*connection{},
 	}
 	if o.Place.Size == 1 && o.Place.Rendezvous == "" {
+		if err := w.prepare(ctx); err != nil {
+			return nil, err
+		}
 		return w, nil
 	}
-	if err := w.join(ctx); err != nil {
+	cred, err := w.reachRoot(ctx)
+	if err == nil {
+		if failed := w.prepare(ctx); failed != nil {
+			return nil, errors.Join(failed, w.Close())
+		}
+		err = w.join(ctx, cred)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("rank %d joining job %q at %s: %w", o.Place.Rank, o.Place.Job, o.Place.Rendezvous, err), w.Close())
 	}
 	return w, nil
 }
 
-func (w *World) join(ctx context.Context) error {
+// reachRoot connects to the root and returns what other connections authenticate themselves with.
+func (w *World) reachRoot(ctx context.Context) (credentials, error) {
 	if err := checkSecret(w.o.Secret); err != nil {
-		return err
+		return credentials{}, err
 	}
 	p := w.o.Place
 	cred := credentials{job: p.Job, epoch: uint32(p.Epoch), secret: slices.Clone(w.o.Secret)}
@@ -148,10 +162,16 @@ func (w *World) join(ctx context.Context) error {
 	}
 	conn, err := cred.dial(dialing, p.Rendezvous, hello{purpose: purposeControl, from: int32(p.Rank), to: rootRank})
 	if err != nil {
-		return err
+		return credentials{}, err
 	}
 	w.control = &controlConn{Conn: conn}
 	cred.secure = w.o.TLS
+	return cred, nil
+}
+
+// join says where this rank listens and waits until all ranks have.
+func (w *World) join(ctx context.Context, cred credentials) error {
+	p := w.o.Place
 	if err := w.listen(cred); err != nil {
 		return err
 	}
@@ -212,17 +232,21 @@ func (w *World) listen(cred credentials) error {
 func (w *World) await(ctx context.Context) (message, error) {
 	stop := context.AfterFunc(ctx, func() { w.control.Close() })
 	defer stop()
-	if err := w.control.SetReadDeadline(time.Now().Add(w.o.Timeout + graceTime)); err != nil {
-		return message{}, err
+	for {
+		if err := w.control.SetReadDeadline(time.Now().Add(max(w.o.Timeout, defaultTimeout) + graceTime)); err != nil {
+			return message{}, err
+		}
+		m, err := w.control.receive() // a heartbeat may overtake the table
+		switch {
+		case err != nil:
+			return message{}, fmt.Errorf("waiting for the other ranks: %w", errors.Join(context.Cause(ctx), noEOF(err)))
+		case m.Kind == kindWait:
+		case m.Kind == kindTable:
+			return m, w.control.SetReadDeadline(time.Time{})
+		default:
+			return message{}, failureOf(m)
+		}
 	}
-	m, err := w.control.receive() // a heartbeat may overtake the table
-	if err != nil {
-		return message{}, fmt.Errorf("waiting for the other ranks: %w", errors.Join(context.Cause(ctx), noEOF(err)))
-	}
-	if m.Kind != kindTable {
-		return message{}, failureOf(m)
-	}
-	return m, w.control.SetReadDeadline(time.Time{})
 }
 
 // failureOf returns the error that a message of the root stands for.
@@ -256,6 +280,9 @@ func (w *World) watch() {
 				w.fail(fmt.Errorf("the connection to launch ended, so launch, or its agent on this host, is gone: %w", noEOF(err)))
 			}
 			return
+		}
+		if m.Kind == kindWait { // the table has overtaken it
+			continue
 		}
 		if m.Kind == kindQuery && m.Stall != nil {
 			if slices.Contains(m.Stall.Members, w.Rank()) {

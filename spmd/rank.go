@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lockstep/collective"
+	"lockstep/spmd/train"
 )
 
 // place finds out where this process stands in its job.
@@ -60,7 +61,8 @@ func (m *membership) leave() error {
 	return errors.Join(m.world.Close(), m.meeting.Close(limit))
 }
 
-// join makes this process a rank of a run. The ranks must agree on the program, the arithmetic and the configuration.
+// join makes this process a rank of a run, once its data is prepared. The ranks must agree on the program, the arithmetic and
+// the configuration.
 func (r *rank) join(ctx context.Context) (err error) {
 	c := r.config
 	algorithm, err := collective.ParseAlgorithm(c.Collective.Algorithm)
@@ -70,6 +72,11 @@ func (r *rank) join(ctx context.Context) (err error) {
 	r.membership, err = r.enter(ctx, r.place, collective.Options{
 		Backend: c.Collective.Backend, Algorithm: algorithm, AnyOrder: c.Run.Deterministic != "layout",
 		Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout, TLS: c.Collective.TLS, NewStream: r.device.NewStream, Log: r.log,
+		Prepare: func(ctx context.Context) error {
+			bar := newProgressBar(r.stdout, time.Now)
+			defer bar.end()
+			return train.PrepareData(ctx, c, r.load, bar.update)
+		},
 		Facts: map[string]string{"version": version, "kernel set": r.device.KernelSet(), "configuration": fmt.Sprintf("%.16x", sha256.Sum256(c.Resolved()))},
 	})
 	return err

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,12 +64,6 @@ func (p *program) train(path string, overrides []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.close(err)) }()
-	bar := newProgressBar(p.stdout, time.Now)
-	err = train.PrepareData(ctx, c, load, bar.update)
-	bar.end()
-	if err != nil {
-		return err
-	}
 	run := rank{program: p, config: c, load: load, place: place, device: dev, layout: layout, console: console, log: log.Logger}
 	if err = run.join(ctx); err != nil {
 		if ctx.Err() != nil {
