@@ -1,17 +1,26 @@
 package collective
 
-import "lockstep/kernels/device"
+import (
+	"time"
+
+	"lockstep/kernels/device"
+)
 
 // A blockingStream is a group's stream as Group.Blocking uses it: work has run when Launch returns, on the caller's
 // goroutine if the stream is a device.DirectStream. To hand work over to the stream's goroutine and back takes several
 // microseconds, an all-reduce of a few KiB in shared memory less than one.
 type blockingStream struct {
 	device.HostStream
+	world  *World
 	failed bool
 }
 
 // Launch runs w to its end.
 func (s *blockingStream) Launch(w device.Work) {
+	if s.world.o.TimeBlocking {
+		began := time.Now()
+		defer func() { s.world.blocked.Add(int64(time.Since(began))) }()
+	}
 	var err error
 	if direct, ok := s.HostStream.(device.DirectStream); ok {
 		err = direct.Run(w)

@@ -14,6 +14,7 @@ func TestBlocking(t *testing.T) {
 	for _, lends := range []bool{false, true} {
 		t.Run(fmt.Sprintf("direct stream: %v", lends), func(t *testing.T) {
 			j := newJob(t, 3, func(_ *RootOptions, o *Options) {
+				o.TimeBlocking = true
 				if stream := o.NewStream; lends && stream != nil {
 					o.NewStream = func(name string) device.Stream { return directStream{stream(name).(*testStream)} }
 				}
@@ -28,6 +29,9 @@ func TestBlocking(t *testing.T) {
 				g.AllReduce(x, sum32(), device.Event{})
 				if e := now.AllReduce(x, sum32(), device.Event{}); e != (device.Event{}) {
 					return fmt.Errorf("a blocking call returned event %+v", e)
+				}
+				if j.worlds[rank].Blocked() <= 0 {
+					return errors.New("no time was counted for a blocking call")
 				}
 				if got := floats(x.Mapped())[0]; got != 9 {
 					return fmt.Errorf("two sums over three ranks of 1 are %v, want 9", got)

@@ -71,7 +71,7 @@ func (w *World) newGroup(name string, ranks []int, nth int, stream device.HostSt
 		maker: goroutineID(),
 		links: map[int]link{}, transfers: map[transferKey]uint64{}, segment: w.o.segmentBytes,
 	}}
-	g.direct = &group{members: g.members, stream: &blockingStream{HostStream: stream}}
+	g.direct = &group{members: g.members, stream: &blockingStream{HostStream: stream, world: w}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.topology = newTopology(w.hostsOf(ranks))
 	g.topology.memory = w.shareOnHosts(ranks)

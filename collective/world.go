@@ -48,6 +48,8 @@ type Options struct {
 	// AnyOrder allows reductions in another order than the aligned pairwise tree. The order then depends on the layout, but
 	// is the same for every repetition.
 	AnyOrder bool
+	// TimeBlocking has World.Blocked counted. Reading the clock takes as long as some per cent of the smallest operations.
+	TimeBlocking bool
 
 	// For tests: the length of segments, so that short buffers take the paths of long ones, whether to wait as if there were a
 	// core for each rank, and the host of each rank.
@@ -69,6 +71,7 @@ type World struct {
 	done    chan struct{}
 	closing chan struct{}
 	watcher sync.WaitGroup
+	blocked atomic.Int64 // nanoseconds, see Blocked
 
 	mu      sync.Mutex
 	err     error
@@ -100,6 +103,10 @@ const (
 	dialing                       // this rank
 	claimedByPeer                 // the other
 )
+
+// Blocked returns how long callers of blocking groups have waited for their operations so far, 0 without
+// Options.TimeBlocking.
+func (w *World) Blocked() time.Duration { return time.Duration(w.blocked.Load()) }
 
 // Join makes this process a member of its job. It returns when all ranks have joined. Errors are a *RefusedError where the
 // root did not let the job form, a *RankLostError where a rank was lost meanwhile.

@@ -3,14 +3,18 @@ package cpu
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"lockstep/kernels/device"
 )
+
+var _ device.TimedStream = (*inlineStream)(nil)
 
 // inlineStream runs work as it is enqueued, so that nothing is ever outstanding. It is used by one goroutine.
 type inlineStream struct {
 	name    string
 	err     error
+	waited  time.Duration
 	current call // the running call; kept here so that launching one does not allocate
 }
 
@@ -25,13 +29,18 @@ func (s *inlineStream) Record() device.Event {
 }
 
 func (s *inlineStream) Wait(e device.Event) {
-	if e.Stream == s {
+	if e.Stream == nil || e.Stream == s {
 		return
 	}
+	began := time.Now()
 	if err := e.Synchronize(); err != nil {
 		s.Fail(err)
 	}
+	s.waited += time.Since(began)
 }
+
+// Waited implements device.TimedStream.
+func (s *inlineStream) Waited() time.Duration { return s.waited }
 
 func (s *inlineStream) Synchronize() error { return s.err }
 

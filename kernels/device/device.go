@@ -10,7 +10,10 @@
 // knows the other: they meet in Region, which says what a piece of work reads and writes, and in Event.
 package device
 
-import "unsafe"
+import (
+	"time"
+	"unsafe"
+)
 
 // A Device owns memory and makes streams. Devices are safe for concurrent use; each Stream belongs to one goroutine at a
 // time.
@@ -43,6 +46,13 @@ type Stream interface {
 	SynchronizeTicket(ticket uint64) error
 	// Fail makes err the stream's error, unless it has one.
 	Fail(err error)
+}
+
+// A TimedStream is a Stream that knows how long its work has stood still for events of other streams.
+type TimedStream interface {
+	Stream
+	// Waited returns that time, of all waits so far.
+	Waited() time.Duration
 }
 
 // An Event marks a point in a stream. The zero Event is done.

@@ -220,7 +220,7 @@ func Default() *Config {
 			Momentum: 0.95, Nesterov: true, NSSteps: 5, AdjustLRFn: "original",
 			Beta2Decay: -0.8, ClipThreshold: 1, AdafactorEps: [2]float64{0x1p-23, 1e-3}},
 		LRSchedule: LRSchedule{Type: "cosine", NumCycles: 1, Power: 1},
-		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, ContextAlgorithm: "ring", Expert: 1, Overlap: true, BucketMB: 25, PipelineSchedule: "1f1b", VirtualStages: 1},
+		Parallel:   Parallel{Tensor: 1, Pipeline: 1, Context: 1, ContextAlgorithm: "ring", Expert: 1, Overlap: true, BucketMB: 4, PipelineSchedule: "1f1b", VirtualStages: 1},
 		MoE:        MoE{DispatchFactor: 2, DropPolicy: "probs"},
 		Recompute:  Recompute{Mode: "none"},
 		Checkpoint: Checkpoint{Keep: 5, Format: "safetensors", Async: true, Resume: "auto"},

@@ -36,8 +36,8 @@ type Parallel struct {
 	// bits are those of 0, and a rank with several micro batches per step keeps their gradients whole until the last one; under
 	// "run" it keeps its share alone.
 	ZeROStage int `toml:"zero_stage" range:"[0,3]"`
-	// Exchange gradients between data ranks while the backward pass goes on, not after it, and with zero_stage weights while the
-	// layers before compute. The bits are the same.
+	// Exchange gradients between data ranks while the backward pass goes on, not after it, with zero_stage weights while the layers
+	// before compute, and the tokens of experts while the shared experts compute. The bits are the same.
 	Overlap bool `toml:"overlap"`
 	// With overlap: gradients are exchanged in buckets of whole layers, as many as fit in this size, in MiB. The larger they are, the
 	// less each byte costs, and the more is left to exchange when the backward pass ends.

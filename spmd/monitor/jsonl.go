@@ -91,6 +91,9 @@ func (j *JSONL) Step(r Step) error {
 	}
 	j.number("step_time_ms", float64(r.Time)/1e6)
 	j.number("tokens_per_second", r.TokensPerSecond())
+	if r.Exposed > 0 {
+		j.number("exposed_communication_ms", float64(r.Exposed)/1e6)
+	}
 	return j.write()
 }
 

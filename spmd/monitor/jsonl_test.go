@@ -26,7 +26,7 @@ func TestJSONL(t *testing.T) {
 	for _, records := range [][]Step{ // the second run is resumed from step 1 and writes step 2 again
 		{{Step: 1, Loss: 5.5961, GradNorm: 1.0 / 3, Tokens: 8192, Time: 812_500 * time.Microsecond},
 			{Step: 2, Loss: math.NaN(), GradNorm: math.Inf(1), LR: 1e-5, Tokens: 8192}},
-		{{Step: 2, Loss: math.SmallestNonzeroFloat64, GradNorm: math.MaxFloat64, LR: 2.9999999999999997e-05, Tokens: 1 << 40, Time: time.Second}},
+		{{Step: 2, Loss: math.SmallestNonzeroFloat64, GradNorm: math.MaxFloat64, LR: 2.9999999999999997e-05, Tokens: 1 << 40, Time: time.Second, Exposed: time.Millisecond / 2}},
 	} {
 		j, err := OpenJSONL(path)
 		if err != nil {
@@ -45,7 +45,7 @@ func TestJSONL(t *testing.T) {
 {"step":2,"loss":null,"grad_norm":null,"lr":1e-05,"tokens":8192,"step_time_ms":0,"tokens_per_second":0}
 {"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
 {"step":2,"checkpoint_stall_ms":41.8}
-{"step":2,"loss":5e-324,"grad_norm":1.7976931348623157e+308,"lr":2.9999999999999997e-05,"tokens":1099511627776,"step_time_ms":1000,"tokens_per_second":1.099511627776e+12}
+{"step":2,"loss":5e-324,"grad_norm":1.7976931348623157e+308,"lr":2.9999999999999997e-05,"tokens":1099511627776,"step_time_ms":1000,"tokens_per_second":1.099511627776e+12,"exposed_communication_ms":0.5}
 {"step":2,"validation_loss":2.5,"validation_perplexity":12.182493960703473}
 {"step":2,"checkpoint_stall_ms":41.8}
 `

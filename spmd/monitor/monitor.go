@@ -26,6 +26,8 @@ type Step struct {
 	Experts Experts
 	// Time is how long the step took, from fetching its batch to the updated weights.
 	Time time.Duration
+	// Exposed is how much of it the first rank's computation stood still for communication, and so for other ranks.
+	Exposed time.Duration
 }
 
 // Experts is what there is to say about a mixture of experts in one step. The zero value is that of a model without.

@@ -14,7 +14,7 @@ import (
 // step makes training step i, counted from 0: fetch, forward and backward, reduce, clip, update, log. Everything is enqueued
 // without waiting; the host waits once, when it reads the numbers to log.
 func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err error) {
-	started := time.Now()
+	started, waited := time.Now(), t.waited()
 	k, s, gradients := t.Device, t.Stream, t.placed.gradients
 	lr := t.schedule.LR(i)
 
@@ -70,7 +70,18 @@ func (t *Trainer) step(i int, stop bool) (row monitor.Step, stopped bool, err er
 			"lower optimizer.lr, lengthen lr_schedule.warmup_steps, or look at this step's data", i+1, loss, norm, i)
 	}
 	return monitor.Step{Step: i + 1, Steps: t.Config.Train.Steps, Loss: loss, GradNorm: norm, LR: lr,
-		Tokens: labels, PredictionLoss: t.predictionLoss(labels), Experts: experts, Time: time.Since(started)}, stopped, nil
+		Tokens: labels, PredictionLoss: t.predictionLoss(labels), Experts: experts, Time: time.Since(started), Exposed: t.waited() - waited}, stopped, nil
+}
+
+// waited returns how long this rank's computation has stood still for communication so far, as its streams and its groups know.
+func (t *Trainer) waited() time.Duration {
+	waited := t.World.Blocked()
+	for _, s := range []device.Stream{t.Stream, t.Beside} {
+		if timed, ok := s.(device.TimedStream); ok {
+			waited += timed.Waited()
+		}
+	}
+	return waited
 }
 
 // hostMemory is what the step needs on the host, kept so that a step allocates nothing.
