@@ -121,7 +121,7 @@ func (d *Device) NewInlineStream(name string) device.Stream { return &inlineStre
 // Write enqueues a copy of src to dst. An inline stream copies at once, without a copy of src in between.
 func (d *Device) Write(s device.Stream, dst device.Region, src []byte) {
 	if in, ok := s.(*inlineStream); ok {
-		in.copy("Write", dst.Mapped(), src)
+		d.copyHost(in, "Write", dst.Mapped(), src)
 		return
 	}
 	device.WriteHost(s, dst, src)
@@ -130,10 +130,35 @@ func (d *Device) Write(s device.Stream, dst device.Region, src []byte) {
 // Read enqueues a copy of src to dst and waits for it.
 func (d *Device) Read(s device.Stream, dst []byte, src device.Region) error {
 	if in, ok := s.(*inlineStream); ok {
-		in.copy("Read", dst, src.Mapped())
+		d.copyHost(in, "Read", dst, src.Mapped())
 		return in.err
 	}
 	return device.ReadHost(s, dst, src)
+}
+
+// copyPart is what one part of a large copy to or from the host's memory has, in bytes.
+const copyPart = 512 << 10
+
+// copyHost copies between a region's memory and the host's: a large one, as of a checkpoint, on all threads.
+func (d *Device) copyHost(s *inlineStream, name string, dst, src []byte) {
+	if len(dst) != len(src) || len(dst) < 2*copyPart {
+		s.copy(name, dst, src)
+		return
+	}
+	whole := func(mem []byte) kernels.Tensor {
+		return kernels.NewTensor(device.NewStorage(addressOf(mem), mem, len(mem), nil), 0, device.Uint8, len(mem))
+	}
+	c := call{device: d, name: name, run: runCopyHost}
+	c.operands(1, whole(dst), whole(src))
+	s.call(c)
+}
+
+func runCopyHost(d *Device, c *call) error {
+	d.parallel(c, (c.args[0].Len()+copyPart-1)/copyPart, func(_ *Device, c *call, _ *worker, from, to int) {
+		from, to = from*copyPart, min(to*copyPart, c.args[0].Len())
+		copy(c.args[0].Region().Mapped()[from:to], c.args[1].Region().Mapped()[from:to])
+	})
+	return nil
 }
 
 // Close ends the device's threads and streams and frees its memory.

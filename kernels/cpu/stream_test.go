@@ -1,10 +1,12 @@
 package cpu
 
 import (
+	"bytes"
 	"errors"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"lockstep/kernels/device"
 )
@@ -39,6 +41,49 @@ func TestQueueRunsBesideTheHost(t *testing.T) {
 	}
 	if err := early.Synchronize(); err != nil {
 		t.Errorf("the event before the failure, asked again: %v", err)
+	}
+}
+
+// TestLargeCopies checks the copies to and from the host's memory that all threads share.
+func TestLargeCopies(t *testing.T) {
+	d, err := New(Options{Threads: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := d.NewInlineStream("compute")
+	for _, n := range []int{2*copyPart - 1, 2 * copyPart, 5*copyPart + 3} {
+		storage, err := d.Alloc(n + 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, got := make([]byte, n), make([]byte, n)
+		for i := range want {
+			want[i] = byte(i ^ i>>8 ^ i>>16)
+		}
+		inside := device.Region{Storage: storage, Offset: 1, Bytes: n}
+		d.Write(s, inside, want)
+		if err := d.Read(s, got, inside); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes are not what was written (%v)", n, err)
+		}
+		if all := (device.Region{Storage: storage, Bytes: n + 2}).Mapped(); all[0] != 0 || all[n+1] != 0 {
+			t.Errorf("a copy of %d bytes writes beyond them", n)
+		}
+	}
+}
+
+// TestWaited checks that a stream of the computation counts how long it waits for others.
+func TestWaited(t *testing.T) {
+	d, _ := open(t, "generic", 1)
+	compute, side := d.NewInlineStream("compute"), d.NewStream("side")
+	hold := make(chan struct{})
+	launch(side, "hold", func() error { <-hold; return nil })
+	began := time.Now()
+	time.AfterFunc(time.Millisecond, func() { close(hold) })
+	compute.Wait(side.Record())
+	compute.Wait(device.Event{})
+	if waited := compute.(device.TimedStream).Waited(); waited <= 0 || waited > time.Since(began) {
+		t.Errorf("waited for %v of %v", waited, time.Since(began))
 	}
 }
 
