@@ -53,6 +53,7 @@ func (p *program) train(path string, overrides []string) (err error) {
 	if err != nil {
 		return err
 	}
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), threads(c.Device.Threads, place)) + besides)
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	layout, err := train.NewLayout(dev, c, place.Rank, place.Size)
 	if err != nil {
@@ -77,6 +78,11 @@ func (p *program) train(path string, overrides []string) (err error) {
 	}
 	return errors.Join(err, run.leave())
 }
+
+// besides is how many goroutines may run besides those that compute: the groups' and a checkpoint's. Go's scheduler would have them wait for
+// up to 10 milliseconds until a thread that computes makes room. The operating system's interrupts it at once when data arrives, and
+// knows priorities.
+const besides = 4
 
 // threads returns the number of threads of a rank: as configured, the cores that it is bound to, or a fair share of the host's.
 func threads(configured int, place collective.Place) int {
@@ -141,7 +147,7 @@ func (r *rank) train(ctx context.Context) (err error) {
 	if r.place.Rank == 0 {
 		r.describe()
 	}
-	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, World: r.world,
+	t, err := train.New(r.layout, train.Options{Load: r.load, Device: r.device, World: r.world, Threads: threads(r.config.Device.Threads, r.place),
 		Stream: r.device.NewInlineStream("compute"), Beside: r.device.NewInlineStream("other micro batches"),
 		SumFloat32: cpu.SumFloat32, SumBFloat16: cpu.SumBFloat16, SumFloat64: cpu.SumFloat64, Log: r.log})
 	if err != nil {

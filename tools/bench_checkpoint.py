@@ -96,9 +96,10 @@ def main():
             beside.add(last)
             at += steps[last]
     others = [t for step, t in steps.items() if step > 2 and step not in beside]
-    usual, mine = statistics.mean(others), [steps[step] for step in sorted(beside)]
-    print(f"a step takes {usual:.3f} s (mean of {len(others)}, {min(others):.3f} to {max(others):.3f}), while a checkpoint is written "
-          f"{statistics.mean(mine):.3f} s ({100 * (statistics.mean(mine) / usual - 1):+.1f} %): {' '.join(f'{t:.3f}' for t in mine)}")
+    usual, mine = statistics.median(others), [steps[step] for step in sorted(beside)]
+    print(f"a step takes {usual:.3f} s (median of {len(others)}, {min(others):.3f} to {max(others):.3f}), while a checkpoint is written "
+          f"{statistics.median(mine):.3f} s ({100 * (statistics.median(mine) / usual - 1):+.1f} %)")
+    print("all steps: " + " ".join(f"{t:.3f}" + "*" * (step in beside) for step, t in steps.items()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// save writes a checkpoint together with the other ranks. Every phase begins when all ranks have ended the one before well:
+// save writes a checkpoint together with the other ranks, at a pace, nil for as fast as can be. Every phase begins when all ranks have ended the one before well:
 //
 //	prepare   on each file system the leader makes the directory step-N.partial
 //	write     every rank writes its file there and syncs it
@@ -18,7 +18,7 @@ import (
 //
 // A failure before the last is everyone's: what is there of the checkpoint is removed, and the older ones are as they were. Where
 // there are several file systems, the older ones stay until the new one is published on all.
-func (s *Store) save(ctx context.Context, snapshot *Snapshot) error {
+func (s *Store) save(ctx context.Context, snapshot *Snapshot, p *pace) error {
 	final := s.Path(snapshot.Step)
 	partial := final + partialSuffix
 	fail := func(err error) error { return fmt.Errorf("saving checkpoint %s: %w", final, err) }
@@ -31,7 +31,7 @@ func (s *Store) save(ctx context.Context, snapshot *Snapshot) error {
 	if err := agree(ctx, s, func() error { return s.prepare(snapshot, partial) }); err != nil {
 		return abandon(err)
 	}
-	parts, err := together(ctx, s, func(ctx context.Context) (contribution, error) { return s.writeState(ctx, partial, snapshot) })
+	parts, err := together(ctx, s, func(ctx context.Context) (contribution, error) { return s.writeState(ctx, partial, snapshot, p) })
 	if err != nil {
 		return abandon(err)
 	}

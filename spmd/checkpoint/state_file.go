@@ -20,7 +20,7 @@ type contribution struct {
 }
 
 // writeState writes this rank's state file to the directory dir. A rank that has nothing to write makes none.
-func (s *Store) writeState(ctx context.Context, dir string, snapshot *Snapshot) (c contribution, err error) {
+func (s *Store) writeState(ctx context.Context, dir string, snapshot *Snapshot, pace *pace) (c contribution, err error) {
 	if s.peers.Rank() == 0 {
 		c.Record = snapshot.Record
 	}
@@ -48,7 +48,14 @@ func (s *Store) writeState(ctx context.Context, dir string, snapshot *Snapshot) 
 		c.Tensors = append(c.Tensors, describePiece(p, spans[i]))
 	}
 	c.File.Name = fmt.Sprintf("state-%05d%s", s.peers.Rank(), s.suffix())
-	h := &chunkHasher{ctx: ctx, chunk: s.chunk, sum: sha256.New()}
+	h := &chunkHasher{ctx: ctx, chunk: s.chunk, sum: sha256.New(), pace: pace}
+	if pace != nil {
+		total := 0
+		for _, p := range pieces {
+			total += p.bytes(p.Slice.Len())
+		}
+		pace.start(total)
+	}
 	err = writeFile(s.fsys, filepath.Join(dir, c.File.Name), func(out io.Writer) error {
 		h.w = out
 		return write(h)
@@ -98,6 +105,7 @@ type chunkHasher struct {
 	done  []byte    // the checksums of those before
 	size  int
 	chunk int
+	pace  *pace
 }
 
 func (h *chunkHasher) Write(p []byte) (int, error) {
@@ -116,6 +124,9 @@ func (h *chunkHasher) Write(p []byte) (int, error) {
 		if h.size%h.chunk == 0 {
 			h.done = h.sum.Sum(h.done)
 			h.sum.Reset()
+			if h.pace != nil {
+				h.pace.rest(h.ctx, h.size)
+			}
 		}
 	}
 	return done, nil

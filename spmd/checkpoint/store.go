@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +51,9 @@ type Store struct {
 	writes bool
 	// leaders is how many file systems there are: each has a leader.
 	leaders int
-	// saving holds a token while a save runs.
+	// saving holds a token while a save runs, hurry says that somebody waits for its end.
 	saving chan struct{}
+	hurry  atomic.Bool
 	// lock is the open directory whose lock makes this store the only writer, of a leader; else nil.
 	lock *os.File
 }
@@ -158,7 +160,7 @@ func (s *Store) recover() error {
 
 // Close waits for a save in flight and lets another writer in.
 func (s *Store) Close() error {
-	s.saving <- struct{}{}
+	s.take()
 	defer func() { <-s.saving }()
 	if s.lock != nil {
 		s.lock.Close()
@@ -172,25 +174,32 @@ func (s *Store) Close() error {
 // step is replaced. On an error, ctx done while this rank writes included, the older checkpoints are untouched and nothing is left.
 // All Peers call it, and get the same error.
 func (s *Store) Save(ctx context.Context, snapshot *Snapshot) error {
-	s.saving <- struct{}{}
+	s.take()
 	defer func() { <-s.saving }()
-	return s.save(ctx, snapshot)
+	return s.save(ctx, snapshot, nil)
 }
 
 // SaveAsync is Save in the background, which calls ended with its error. It first waits for the save in flight, if there is one.
-// The snapshot must stay as it is until the save has ended.
-func (s *Store) SaveAsync(snapshot *Snapshot, ended func(error)) {
-	s.saving <- struct{}{}
+// The snapshot must stay as it is until the save has ended, which b makes slow; once somebody waits for it, it is not any more.
+func (s *Store) SaveAsync(snapshot *Snapshot, b Background, ended func(error)) {
+	s.take()
 	go func() {
 		defer func() { <-s.saving }()
-		ended(s.save(context.Background(), snapshot))
+		ended(s.save(context.Background(), snapshot, &pace{Background: b, hurry: &s.hurry}))
 	}()
 }
 
 // Wait waits for the save in flight.
 func (s *Store) Wait() {
-	s.saving <- struct{}{}
+	s.take()
 	<-s.saving
+}
+
+// take waits for the save in flight and takes its token.
+func (s *Store) take() {
+	s.hurry.Store(true)
+	s.saving <- struct{}{}
+	s.hurry.Store(false)
 }
 
 // discard removes a checkpoint. It leaves the checkpoints' names in one step, so that no reader meets half of it.

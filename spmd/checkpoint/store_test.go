@@ -154,7 +154,7 @@ func TestSaveAsyncHasOneSaveInFlight(t *testing.T) {
 	s.fsys = g
 	var ended []error
 	async := func(step int) {
-		s.SaveAsync(snapshot(step, 1), func(err error) { ended = append(ended, err) })
+		s.SaveAsync(snapshot(step, 1), Background{}, func(err error) { ended = append(ended, err) })
 	}
 	async(1) // returns although the save is held
 	<-g.entered

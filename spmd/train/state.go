@@ -57,6 +57,7 @@ type savedState struct {
 	parts   []checkpoint.Part // the tensors' slices
 	shares  []checkpoint.Part // what of each this rank writes
 	copied  []byte            // the shares, as a save in the background writes them
+	at      time.Time         // of the last save in the background, or of the run's start
 	dir     string            // of the checkpoint that holds the state after t.next steps, "" where none does
 }
 
@@ -75,7 +76,7 @@ func (t *Trainer) openStore() (err error) {
 // divideState finds out which part of the state this rank writes, and takes the memory for copying it.
 func (t *Trainer) divideState() (err error) {
 	s := &t.saved
-	s.tensors = t.state(t.placed)
+	s.tensors, s.at = t.state(t.placed), time.Now()
 	for _, tensor := range s.tensors {
 		s.parts = append(s.parts, checkpoint.Part{Name: tensor.Name, DType: safetensors.FromDevice(tensor.Value.DType), Slice: tensor.Slice})
 	}
@@ -89,11 +90,15 @@ func (t *Trainer) divideState() (err error) {
 	if bytes == 0 {
 		return nil
 	}
-	// Outside of the Go heap, whose size decides how much garbage there may be, and populated, so that the first save does not
+	// Outside of the Go heap, whose size decides how much garbage there may be, and written to once, so that the first save does not
 	// wait for the kernel.
-	s.copied, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	s.copied, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("memory for checkpoints in the background: %w", err)
+	}
+	_ = unix.Madvise(s.copied, unix.MADV_HUGEPAGE) // only a hint: with large pages a copy takes less time
+	for at := 0; at < bytes; at += os.Getpagesize() {
+		s.copied[at] = 1
 	}
 	return nil
 }
@@ -169,7 +174,9 @@ func (t *Trainer) saveCopy(started time.Time) error {
 		snapshot.Pieces = append(snapshot.Pieces, checkpoint.Piece{Part: share, Data: safetensors.Bytes(copied)})
 	}
 	dir, stall := t.store.Path(t.next), time.Since(started)
-	t.store.SaveAsync(snapshot, func(err error) {
+	within := time.Since(t.saved.at) / 2
+	t.saved.at = time.Now()
+	t.store.SaveAsync(snapshot, checkpoint.Background{Share: float64(t.Threads) / writingShare, Within: within}, func(err error) {
 		if err != nil {
 			t.Log.Error("a checkpoint failed; the run goes on", "error", err)
 			return
@@ -178,6 +185,9 @@ func (t *Trainer) saveCopy(started time.Time) error {
 	})
 	return nil
 }
+
+// writingShare is for how many threads that compute a thread may write a checkpoint beside them all the time.
+const writingShare = 32
 
 // shareOf returns where this rank's share of a tensor of the state is.
 func (t *Trainer) shareOf(i int) device.Region {

@@ -27,6 +27,9 @@ type Options struct {
 	// Stream runs the rank's computation, Beside every other micro batch where they are interleaved; nil where they are not.
 	Stream, Beside device.Stream
 	World          *collective.World
+	// Threads is how many threads the device computes with: the fewer, the slower a checkpoint is written in the background. 0: as
+	// fast as can be.
+	Threads int
 	// SumFloat32 folds float32 gradients and activations, SumBFloat16 activations, SumFloat64 whole numbers, see
 	// collective.Reduction.
 	SumFloat32, SumBFloat16, SumFloat64 func(dst, src [][]byte)
@@ -123,6 +126,9 @@ func (t *Trainer) openGroups() error {
 	if t.Mesh.ExpertSize() > 1 {
 		if t.experts, err = t.World.NewGroup("experts", t.Mesh.ExpertGroup()); err != nil {
 			return err
+		}
+		if !t.Config.Parallel.Overlap {
+			t.experts = t.experts.Blocking()
 		}
 	}
 	t.pipeline, err = t.World.NewGroup("pipeline", t.Mesh.Ranks(mesh.Pipeline)) // what stages exchange goes on beside the computation
