@@ -34,20 +34,25 @@ func (p *pace) start(total int) {
 
 // rest comes after a chunk, when done bytes are written.
 func (p *pace) rest(ctx context.Context, done int) {
-	if p.Share > 0 && p.Share < 1 && !p.hurry.Load() {
-		now := time.Now()
-		rest := time.Duration(float64(now.Sub(p.woke)) * (1/p.Share - 1))
-		due := p.began.Add(time.Duration(float64(p.Within) * float64(done) / float64(p.total)))
-		if rest = min(rest, due.Sub(now)); rest > 0 {
-			timer := time.NewTimer(rest)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-			}
+	if pause := p.pause(time.Now(), done); pause > 0 {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
 		}
 	}
 	p.woke = time.Now()
+}
+
+// pause returns how long to rest from now on.
+func (p *pace) pause(now time.Time, done int) time.Duration {
+	if p.Share <= 0 || p.Share >= 1 || p.hurry.Load() {
+		return 0
+	}
+	worked := now.Sub(p.woke)
+	due := p.began.Add(time.Duration(float64(p.Within) * float64(done) / float64(p.total)))
+	return max(0, min(time.Duration(float64(worked)*(1/p.Share-1)), due.Sub(now)))
 }
 
 // niceness is by how much the priority of a save in the background is below that of the steps.
