@@ -124,7 +124,7 @@ def write_run(directory, model, sequence, steps):
     (directory / "run.toml").write_text("\n".join([
         "[run]", 'output_dir = "out"', f"stop_step = {steps}", "[model.config]", *(f"{k} = {toml(v)}" for k, v in config.items()), f"max_position_embeddings = {sequence}",
         "[data]", 'format = "megatron"', f'paths = ["tokens"]', f"sequence_length = {sequence}", "[train]", f"steps = {steps + 1}", "global_batch_size = 8",
-        "[optimizer]", "lr = 1e-3", "[device]", "threads = 1", ""]))
+        "[optimizer]", "lr = 1e-5", "[device]", "threads = 1", ""]))
 
 
 def train(programs, hosts, directory, slots, options):
