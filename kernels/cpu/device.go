@@ -136,8 +136,9 @@ func (d *Device) Read(s device.Stream, dst []byte, src device.Region) error {
 	return device.ReadHost(s, dst, src)
 }
 
-// copyPart is what one part of a large copy to or from the host's memory has, in bytes.
-const copyPart = 512 << 10
+// copyPart is what one part of a large copy to or from the host's memory has, in bytes. From this size on, Go's copy stores past the
+// cache, which saves reading what is overwritten.
+const copyPart = 1 << 20
 
 // copyHost copies between a region's memory and the host's: a large one, as of a checkpoint, on all threads.
 func (d *Device) copyHost(s *inlineStream, name string, dst, src []byte) {
