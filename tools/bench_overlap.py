@@ -149,7 +149,7 @@ def table(a, hosts, directory, show):
     names = [name for name in ways if name]
     rows = {(name, rate): [] for name in names for rate in (a.rate, "")}
     for i in range(a.rounds):
-        for rate in rates:
+        for rate in (a.rate, ""):
             hosts.shape(rate)
             for name in names[::-1] if i % 2 else names:
                 rows[name, rate].append(train(a.programs, hosts, directory, slots, common + ways[name].split()))
