@@ -47,30 +47,32 @@ func TestContextRanks(t *testing.T) {
 	// Four ranks cannot share the six heads of this llama, nor tensor ranks what its adapters drop; and it has no experts.
 	const all, latent, even = "all", "deepseek_v3", "but llama"
 	for i, c := range contextRuns {
-		alone := contextRun(t, i, 1, 1)
-		for _, l := range []struct {
-			quick     string // the families for which it is tested in any case
-			possible  string
-			ranks     int
-			overrides []string
-		}{
-			{all, all, 2, []string{"parallel.context=2"}},
-			{all, all, 2, []string{"parallel.context=2", "parallel.context_algorithm=ulysses"}},
-			{latent, all, 4, []string{"parallel.context=4", "parallel.context_algorithm=hybrid"}},
-			{"", all, 4, []string{"parallel.context=4"}},
-			{"", even, 4, []string{"parallel.context=4", "parallel.context_algorithm=ulysses"}},
-			{"", even, 4, []string{"parallel.context=2", "parallel.tensor=2", "parallel.sequence_parallel=true"}},
-			{latent, even, 2, []string{"parallel.context=2", "parallel.expert=2"}},
-			{"", all, 4, []string{"parallel.context=2", "parallel.pipeline=2"}},
-			{"", even, 8, []string{"parallel.context=2", "parallel.tensor=2", "parallel.pipeline=2"}},
-			{"", all, 8, []string{"parallel.context=8"}},
-			{"", all, 8, []string{"parallel.context=4", "parallel.context_algorithm=hybrid", "parallel.data=2"}},
-		} {
-			if l.quick != all && l.quick != c.family && !*allLayouts || l.possible == even && c.family == "llama" {
-				continue
+		t.Run(fmt.Sprint(i, " ", c.family), func(t *testing.T) {
+			alone := contextRun(t, i, 1, 1)
+			for _, l := range []struct {
+				quick     string // the families for which it is tested in any case
+				possible  string
+				ranks     int
+				overrides []string
+			}{
+				{all, all, 2, []string{"parallel.context=2"}},
+				{all, all, 2, []string{"parallel.context=2", "parallel.context_algorithm=ulysses"}},
+				{latent, all, 4, []string{"parallel.context=4", "parallel.context_algorithm=hybrid"}},
+				{"", all, 4, []string{"parallel.context=4"}},
+				{"", even, 4, []string{"parallel.context=4", "parallel.context_algorithm=ulysses"}},
+				{"", even, 4, []string{"parallel.context=2", "parallel.tensor=2", "parallel.sequence_parallel=true"}},
+				{latent, even, 2, []string{"parallel.context=2", "parallel.expert=2"}},
+				{"", all, 4, []string{"parallel.context=2", "parallel.pipeline=2"}},
+				{"", even, 8, []string{"parallel.context=2", "parallel.tensor=2", "parallel.pipeline=2"}},
+				{"", all, 8, []string{"parallel.context=8"}},
+				{"", all, 8, []string{"parallel.context=4", "parallel.context_algorithm=hybrid", "parallel.data=2"}},
+			} {
+				if l.quick != all && l.quick != c.family && !*allLayouts || l.possible == even && c.family == "llama" {
+					continue
+				}
+				nearNumbers(t, fmt.Sprintf("%s, %q with %q", c.family, c.overrides, l.overrides), alone, contextRun(t, i, l.ranks, 1, l.overrides...))
 			}
-			nearNumbers(t, fmt.Sprintf("%s, %q with %q", c.family, c.overrides, l.overrides), alone, contextRun(t, i, l.ranks, 1, l.overrides...))
-		}
+		})
 	}
 }
 

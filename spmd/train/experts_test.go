@@ -46,7 +46,7 @@ func expertLayouts() (layouts []expertLayout, overrides []string) {
 		return layouts, []string{"data.sequence_length=24", "train.steps=4", "train.micro_batch_size=2"}
 	}
 	return append(layouts, []expertLayout{{4, 2, []string{"recompute.mode=full", "moe.dispatch_factor=1"}}, {2, 2, nil}, {8, 8, nil},
-		{4, 4, []string{"moe.dispatch_factor=1"}}, {8, 4, nil}, {4, 2, []string{"parallel.tensor=4", "moe.dispatch_factor=1"}}, {8, 4, []string{"parallel.tensor=2"}},
+		{4, 4, []string{"moe.dispatch_factor=1"}}, {8, 4, nil}, {4, 4, []string{"parallel.tensor=4", "moe.dispatch_factor=1"}}, {8, 4, []string{"parallel.tensor=2"}},
 		{8, 4, []string{"parallel.context=2"}}, {8, 8, []string{"parallel.context=2", "parallel.tensor=2", "recompute.mode=full"}},
 	}...), []string{"data.sequence_length=24", "train.steps=20"}
 }
@@ -55,26 +55,28 @@ func expertLayouts() (layouts []expertLayout, overrides []string) {
 func TestExpertsOverRanks(t *testing.T) {
 	layouts, short := expertLayouts()
 	for _, c := range expertRuns {
-		dir := t.TempDir()
-		run := func(name string, ranks int, overrides ...string) *memorySink {
-			overrides = slices.Concat(c.overrides, short, overrides)
-			return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 8), ranks, 1, overrides...)
-		}
-		want := run("one", 1)
-		for i, l := range layouts {
-			what := fmt.Sprintf("%s, experts over %d of %d ranks %s", c.family, l.experts, l.ranks, l.overrides)
-			overrides := append(l.overrides, fmt.Sprintf("parallel.expert=%d", l.experts))
-			got := run(what, l.ranks, overrides...)
-			nearNumbers(t, what, want, got)
-			sameLoad(t, what, want.steps[:1], got.steps[:1])
-			rounds := slices.MaxFunc(got.steps, func(a, b monitor.Step) int { return a.Experts.Rounds - b.Experts.Rounds }).Experts.Rounds
-			if rounds == 0 || rounds == 1 && slices.Contains(l.overrides, "moe.dispatch_factor=1") {
-				t.Errorf("%s: %d rounds", what, rounds)
+		t.Run(c.family, func(t *testing.T) {
+			dir := t.TempDir()
+			run := func(name string, ranks int, overrides ...string) *memorySink {
+				overrides = slices.Concat(c.overrides, short, overrides)
+				return runRanks(t, layoutText(c.family, filepath.Join(dir, name), 8), ranks, 1, overrides...)
 			}
-			if i == 0 || *allLayouts {
-				sameNumbers(t, what+", again", got.steps, run(what+", again", l.ranks, overrides...).steps)
+			want := run("one", 1)
+			for i, l := range layouts {
+				what := fmt.Sprintf("%s, experts over %d of %d ranks %s", c.family, l.experts, l.ranks, l.overrides)
+				overrides := append(l.overrides, fmt.Sprintf("parallel.expert=%d", l.experts))
+				got := run(what, l.ranks, overrides...)
+				nearNumbers(t, what, want, got)
+				sameLoad(t, what, want.steps[:1], got.steps[:1])
+				rounds := slices.MaxFunc(got.steps, func(a, b monitor.Step) int { return a.Experts.Rounds - b.Experts.Rounds }).Experts.Rounds
+				if rounds == 0 || rounds == 1 && slices.Contains(l.overrides, "moe.dispatch_factor=1") {
+					t.Errorf("%s: %d rounds", what, rounds)
+				}
+				if i == 0 || *allLayouts {
+					sameNumbers(t, what+", again", got.steps, run(what+", again", l.ranks, overrides...).steps)
+				}
 			}
-		}
+		})
 	}
 }
 

@@ -81,19 +81,21 @@ func TestPipelinesGiveTheSameBits(t *testing.T) {
 		cases = append(cases, everyPipeline()...)
 	}
 	for _, c := range cases {
-		dir := t.TempDir()
-		overrides := append(c.overrides, fmt.Sprintf("model.overrides.num_hidden_layers=%d", c.layers), "train.steps=3", "data.validation_interval=2")
-		want := runRanks(t, layoutText(c.family, filepath.Join(dir, "one"), c.microBatches), 1, 1, overrides...)
-		for i, r := range c.runs {
-			what := fmt.Sprintf("%s with %d micro batches by %s on %d stages x %d data ranks %v", c.family, c.microBatches, r.schedule, r.stages, r.data, r.overrides)
-			got := runRanks(t, layoutText(c.family, filepath.Join(dir, fmt.Sprint(i)), c.microBatches), r.stages*r.data, 1, slices.Concat(overrides, r.overrides,
-				[]string{"parallel.pipeline=" + fmt.Sprint(r.stages), "parallel.pipeline_schedule=" + r.schedule})...)
-			sameNumbers(t, what, want.steps, got.steps)
-			if !slices.Equal(got.validations, want.validations) {
-				t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
+		t.Run(fmt.Sprintf("%s with %d layers and %d micro batches", c.family, c.layers, c.microBatches), func(t *testing.T) {
+			dir := t.TempDir()
+			overrides := append(c.overrides, fmt.Sprintf("model.overrides.num_hidden_layers=%d", c.layers), "train.steps=3", "data.validation_interval=2")
+			want := runRanks(t, layoutText(c.family, filepath.Join(dir, "one"), c.microBatches), 1, 1, overrides...)
+			for i, r := range c.runs {
+				what := fmt.Sprintf("%s with %d micro batches by %s on %d stages x %d data ranks %v", c.family, c.microBatches, r.schedule, r.stages, r.data, r.overrides)
+				got := runRanks(t, layoutText(c.family, filepath.Join(dir, fmt.Sprint(i)), c.microBatches), r.stages*r.data, 1, slices.Concat(overrides, r.overrides,
+					[]string{"parallel.pipeline=" + fmt.Sprint(r.stages), "parallel.pipeline_schedule=" + r.schedule})...)
+				sameNumbers(t, what, want.steps, got.steps)
+				if !slices.Equal(got.validations, want.validations) {
+					t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
+				}
+				sameFiles(t, what, filepath.Join(dir, "one", "model"), filepath.Join(dir, fmt.Sprint(i), "model"))
 			}
-			sameFiles(t, what, filepath.Join(dir, "one", "model"), filepath.Join(dir, fmt.Sprint(i), "model"))
-		}
+		})
 	}
 }
 

@@ -34,31 +34,33 @@ var reshardings = []struct {
 // run that was not stopped where the arithmetic is one rank's, to rounding else.
 func TestCheckpointsGoIntoAnyLayout(t *testing.T) {
 	dir := t.TempDir()
-	run := func(name string, i int, overrides ...string) *memorySink {
+	run := func(t *testing.T, name string, i int, overrides ...string) *memorySink {
 		l := reshardings[i]
 		text := layoutText("qwen3_moe", filepath.Join(dir, name), 8)
 		return runRanks(t, text, l.ranks, 1, slices.Concat([]string{"data.validation_interval=0", "data.sequence_length=24", "moe.z_loss_weight=0.001"}, l.overrides, overrides)...)
 	}
-	want := run("unbroken", 0)
+	want := run(t, "unbroken", 0)
 	for from, l := range reshardings {
 		if from%4 > 0 && !*allLayouts {
 			continue
 		}
-		run(fmt.Sprint(from), from, "run.stop_step=3", "checkpoint.interval=2")
-		for to, other := range reshardings {
-			if to != (from+7)%len(reshardings) && !*allLayouts {
-				continue
+		t.Run(fmt.Sprint(from, " ", l.arithmetic), func(t *testing.T) {
+			run(t, fmt.Sprint(from), from, "run.stop_step=3", "checkpoint.interval=2")
+			for to, other := range reshardings {
+				if to != (from+7)%len(reshardings) && !*allLayouts {
+					continue
+				}
+				what := fmt.Sprintf("%d, %s on %d ranks, to %d, %s on %d", from, l.arithmetic, l.ranks, to, other.arithmetic, other.ranks)
+				got := run(t, what, to, fmt.Sprintf("checkpoint.resume=%s", filepath.Join(dir, fmt.Sprint(from), "checkpoints", "step-00000003")))
+				rest := &memorySink{steps: want.steps[3:], validations: want.validations[1:]} // the first is before the first step
+				if l.arithmetic == "one rank" && other.arithmetic == "one rank" {
+					sameNumbers(t, what, rest.steps, got.steps)
+					sameFiles(t, what, filepath.Join(dir, "unbroken", "model"), filepath.Join(dir, what, "model"))
+				} else {
+					nearNumbers(t, what, rest, got)
+				}
 			}
-			what := fmt.Sprintf("from %s on %d ranks to %s on %d", l.arithmetic, l.ranks, other.arithmetic, other.ranks)
-			got := run(what, to, fmt.Sprintf("checkpoint.resume=%s", filepath.Join(dir, fmt.Sprint(from), "checkpoints", "step-00000003")))
-			rest := &memorySink{steps: want.steps[3:], validations: want.validations[1:]} // the first is before the first step
-			if l.arithmetic == "one rank" && other.arithmetic == "one rank" {
-				sameNumbers(t, what, rest.steps, got.steps)
-				sameFiles(t, what, filepath.Join(dir, "unbroken", "model"), filepath.Join(dir, what, "model"))
-			} else {
-				nearNumbers(t, what, rest, got)
-			}
-		}
+		})
 	}
 }
 

@@ -38,23 +38,25 @@ func sharedRun(t *testing.T, run int, out string, ranks int, overrides ...string
 // TestZeROGivesTheSameBits trains with everything that ranks may share, exchanged during the passes and after them.
 func TestZeROGivesTheSameBits(t *testing.T) {
 	for i, c := range sharedRuns {
-		dir := t.TempDir()
-		want := sharedRun(t, i, filepath.Join(dir, "want"), 1)
-		for _, stage := range []int{1, 2, 3} {
-			for n, ranks := range []int{2, 4, 8} {
-				if n != (i+stage)%2 && !*allLayouts {
-					continue
+		t.Run(fmt.Sprint(i, " ", c.family), func(t *testing.T) {
+			dir := t.TempDir()
+			want := sharedRun(t, i, filepath.Join(dir, "want"), 1)
+			for _, stage := range []int{1, 2, 3} {
+				for n, ranks := range []int{2, 4, 8} {
+					if n != (i+stage)%2 && !*allLayouts {
+						continue
+					}
+					out, overlap := fmt.Sprintf("%d-%d", stage, ranks), (i+n)%2 == 0
+					got := sharedRun(t, i, filepath.Join(dir, out), ranks, fmt.Sprintf("parallel.zero_stage=%d", stage), fmt.Sprintf("parallel.overlap=%v", overlap))
+					what := fmt.Sprintf("%s with %v on %d ranks, ZeRO %d", c.family, c.overrides, ranks, stage)
+					sameNumbers(t, what, want.steps, got.steps)
+					if !slices.Equal(got.validations, want.validations) {
+						t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
+					}
+					sameModels(t, what, filepath.Join(dir, "want"), filepath.Join(dir, out))
 				}
-				out, overlap := fmt.Sprintf("%d-%d", stage, ranks), (i+n)%2 == 0
-				got := sharedRun(t, i, filepath.Join(dir, out), ranks, fmt.Sprintf("parallel.zero_stage=%d", stage), fmt.Sprintf("parallel.overlap=%v", overlap))
-				what := fmt.Sprintf("%s with %v on %d ranks, ZeRO %d", c.family, c.overrides, ranks, stage)
-				sameNumbers(t, what, want.steps, got.steps)
-				if !slices.Equal(got.validations, want.validations) {
-					t.Errorf("%s: validation %+v, want %+v", what, got.validations, want.validations)
-				}
-				sameModels(t, what, filepath.Join(dir, "want"), filepath.Join(dir, out))
 			}
-		}
+		})
 	}
 }
 
