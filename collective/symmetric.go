@@ -72,6 +72,14 @@ func (w *World) allocated() []*symmetric {
 	return nil
 }
 
+// SymmetricBytes returns how much symmetric memory this rank has allocated. Its pages show in every rank of the host that reaches them.
+func (w *World) SymmetricBytes() (bytes int) {
+	for _, s := range w.allocated() {
+		bytes += s.storage.Bytes()
+	}
+	return bytes
+}
+
 // bounded returns a context that ends after Options.Timeout or with the job.
 func (w *World) bounded() (context.Context, context.CancelFunc) {
 	deadline := time.Now().Add(w.o.Timeout)

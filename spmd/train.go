@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"lockstep/collective"
 	"lockstep/kernels/cpu"
 	"lockstep/kernels/device"
@@ -155,7 +153,9 @@ func (r *rank) train(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if r.place.Rank != 0 {
-		return t.Run(ctx)
+		err := t.Run(ctx)
+		r.reportMemory()
+		return err
 	}
 	t.DescribeData(r.console)
 	if err := os.WriteFile(filepath.Join(r.config.Run.OutputDir, "config.resolved.toml"), r.config.Resolved(), 0o644); err != nil {
@@ -174,14 +174,6 @@ func (r *rank) train(ctx context.Context) (err error) {
 		return r.sample(t.Stream)
 	}
 	return nil
-}
-
-// reportMemory prints the most memory that this process has had, beside what the layout planned.
-func (r *rank) reportMemory() {
-	var usage unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &usage) == nil {
-		fmt.Fprintf(r.console, "peak memory of rank 0: %d MiB, of which %d MiB were planned above\n", usage.Maxrss>>10, r.layout.Memory.Total()>>20)
-	}
 }
 
 // describe prints what the run comes to.
