@@ -20,8 +20,9 @@ import (
 type sharing interface {
 	// common returns zeroed memory that is the same for all of the given ranks. Each of them calls it with the same id.
 	common(ctx context.Context, id uint64, ranks []int, bytes int, late func(rank int) error) (*mapping, error)
-	// symmetric returns zeroed memory of this rank's, made by on, and a mapping of each given rank's, in their order.
-	symmetric(ctx context.Context, id uint64, ranks []int, bytes int, on FileAllocator, late func(rank int) error) (*device.Storage, []*mapping, error)
+	// symmetric returns zeroed memory of this rank's, made by on, and a mapping of each given rank's, in their order. No rank takes
+	// more than most bytes.
+	symmetric(ctx context.Context, id uint64, ranks []int, bytes, most int, on FileAllocator, late func(rank int) error) (*device.Storage, []*mapping, error)
 }
 
 // A mapping is memory that is reached here and belongs to several ranks.
@@ -123,23 +124,25 @@ func (s *files) common(ctx context.Context, id uint64, ranks []int, bytes int, l
 	return all[0].mapped(bytes)
 }
 
-// symmetric makes one file at each of the ranks, and hands all to all.
-func (s *files) symmetric(ctx context.Context, id uint64, ranks []int, bytes int, on FileAllocator, late func(rank int) error) (*device.Storage, []*mapping, error) {
-	own, err := newMemoryFile(max(bytes, 1))
+// symmetric makes one file at each of the ranks, and hands all to all. The files have the same size, but pages only where their ranks
+// need them.
+func (s *files) symmetric(ctx context.Context, id uint64, ranks []int, bytes, most int, on FileAllocator, late func(rank int) error) (*device.Storage, []*mapping, error) {
+	most = max(most, 1)
+	own, err := newMemoryFile(most)
 	if err == nil {
 		err = own.reserve(max(bytes, 1))
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := s.exchange(ctx, id, ranks, max(bytes, 1), []*memoryFile{own}, late)
+	all, err := s.exchange(ctx, id, ranks, most, []*memoryFile{own}, late)
 	defer closeFiles(all)
 	if err != nil {
 		return nil, nil, err
 	}
 	var mappings []*mapping
 	for _, f := range all {
-		m, err := f.mapped(max(bytes, 1))
+		m, err := f.mapped(most)
 		if err != nil {
 			return nil, nil, errors.Join(err, closeMappings(mappings))
 		}

@@ -6,11 +6,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"lockstep/kernels/device"
 )
@@ -31,7 +35,7 @@ func (j *testJob) alloc(n int) []device.Region {
 	j.t.Helper()
 	regions := make([]device.Region, j.size)
 	j.all(func(rank int) error {
-		s, err := j.worlds[rank].Alloc(n, heap{})
+		s, err := j.worlds[rank].Alloc(n, n, heap{})
 		regions[rank] = device.Region{Storage: s, Bytes: n}
 		return err
 	})
@@ -193,7 +197,7 @@ func TestSharedRankStalls(t *testing.T) {
 			_, err := g.GatherBytes(context.Background(), nil)
 			return err
 		},
-		"allocation": func(w *World, g Group) error { _, err := w.Alloc(64, heap{}); return err },
+		"allocation": func(w *World, g Group) error { _, err := w.Alloc(64, 64, heap{}); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := newJob(t, 3, overFiles, within(300*time.Millisecond))
@@ -266,12 +270,50 @@ func TestSharedDifferentOperations(t *testing.T) {
 func TestUnequalAllocations(t *testing.T) {
 	j := newJob(t, 3, overFiles)
 	for rank, err := range j.each(func(rank int) error {
-		_, err := j.worlds[rank].Alloc(4096+rank/2, heap{})
+		_, err := j.worlds[rank].Alloc(4096, 4096+rank/2, heap{})
 		return err
 	}) {
 		if err == nil || !strings.Contains(err.Error(), "rank 2 takes 4097 bytes where rank 0 takes 4096") {
 			t.Errorf("rank %d: %v", rank, err)
 		}
+	}
+}
+
+// TestAllocationsOfTheirOwnSizes adds up in memory of which each rank has another amount, and counts the pages that are there:
+// at most a large one.
+func TestAllocationsOfTheirOwnSizes(t *testing.T) {
+	const most, huge = 16 << 20, 2 << 20 // bytes
+	j := newJob(t, 2, overFiles)
+	groups := j.groups("all")
+	j.all(func(rank int) error {
+		own := []int{4096, most}
+		s, err := j.worlds[rank].Alloc(own[rank], most, heap{})
+		if err != nil {
+			return err
+		}
+		if s.Bytes() != own[rank] || j.worlds[rank].SymmetricBytes() != own[rank] {
+			t.Errorf("rank %d has %d bytes, and counts %d", rank, s.Bytes(), j.worlds[rank].SymmetricBytes())
+		}
+		x := device.Region{Storage: s, Offset: 64, Bytes: 8}
+		binary.NativeEndian.PutUint32(x.Mapped(), math.Float32bits(float32(rank+1)))
+		if err := groups[rank].AllReduce(x, sum32(), device.Event{}).Synchronize(); err != nil {
+			return err
+		}
+		if got := math.Float32frombits(binary.NativeEndian.Uint32(x.Mapped())); got != 3 {
+			t.Errorf("rank %d: the sum of 1 and 2 is %v", rank, got)
+		}
+		return nil
+	})
+	mem := j.worlds[1].allocated()[0].peers[0].mem
+	at := uintptr(unsafe.Pointer(&mem[0]))
+	var file unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/self/map_files/%x-%x", at, at+uintptr(len(mem))), &file); err != nil {
+		t.Logf("only root sees what is there of a file: %v", err)
+	} else if file.Size != most || file.Blocks*512 > huge {
+		t.Errorf("the rank that takes 4096 bytes has a file of %d with pages for %d", file.Size, file.Blocks*512)
+	}
+	if _, err := j.worlds[0].Alloc(8, 4, heap{}); err == nil {
+		t.Error("a rank takes more than the most")
 	}
 }
 

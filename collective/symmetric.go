@@ -29,20 +29,23 @@ type symmetric struct {
 
 // Alloc returns zeroed memory for buffers that ranks exchange: symmetric memory, which the ranks of a host reach in place,
 // where there are others and the device's memory is the host's; else any memory of the device. All ranks call it in the
-// same order with the same sizes, one call at a time. Buffers of a group may lie anywhere in such memory, on each rank elsewhere, and
+// same order, one call at a time, each for as many bytes as it needs, and all with the most that one of them takes. Buffers of a group may lie anywhere in such memory, on each rank elsewhere, and
 // operations on other memory work too; they copy more.
 //
 // Free releases it for this rank; its pages stay until the other ranks of the host have closed their worlds. After a
 // failure in an operation, ranks that still run may write into it until they have left their operations.
-func (w *World) Alloc(bytes int, on Allocator) (*device.Storage, error) {
-	s, err := w.alloc(bytes, on)
+func (w *World) Alloc(bytes, most int, on Allocator) (*device.Storage, error) {
+	s, err := w.alloc(bytes, most, on)
 	if err != nil {
 		return nil, fmt.Errorf("allocating %s for exchange: %w", byteSize(bytes), err)
 	}
 	return s, nil
 }
 
-func (w *World) alloc(bytes int, on Allocator) (*device.Storage, error) {
+func (w *World) alloc(bytes, most int, on Allocator) (*device.Storage, error) {
+	if bytes > most {
+		return nil, fmt.Errorf("that is more than the %d bytes that a rank takes at most", most)
+	}
 	mapper, ok := on.(FileAllocator)
 	if !ok || w.local.ranks == nil {
 		return on.Alloc(bytes)
@@ -55,7 +58,7 @@ func (w *World) alloc(bytes int, on Allocator) (*device.Storage, error) {
 		report := fmt.Sprintf("no progress for %v: rank %d has not called Alloc; all ranks must make the same allocations in the same order", w.o.Timeout, rank)
 		return &TimeoutError{Ranks: []int{rank}, Report: report}
 	}
-	storage, peers, err := w.local.sharing.symmetric(ctx, id, w.local.ranks, bytes, mapper, late)
+	storage, peers, err := w.local.sharing.symmetric(ctx, id, w.local.ranks, bytes, most, mapper, late)
 	if err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func (h heapRank) common(_ context.Context, id uint64, _ []int, bytes int, _ fun
 	return &mapping{mem: h.made[id][0]}, nil
 }
 
-func (h heapRank) symmetric(_ context.Context, id uint64, ranks []int, bytes int, _ FileAllocator, _ func(int) error) (*device.Storage, []*mapping, error) {
+func (h heapRank) symmetric(_ context.Context, id uint64, ranks []int, bytes, _ int, _ FileAllocator, _ func(int) error) (*device.Storage, []*mapping, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.made[id] == nil {

@@ -189,7 +189,7 @@ func TestAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := w.Alloc(8, heap{})
+	s, err := w.Alloc(8, 8, heap{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ type bench struct {
 func (b *bench) allocate(w *collective.World) (err error) {
 	most := slices.Max(b.Sizes) + b.group.Size()*b.DType.Size()
 	b.pattern, b.read = make([]byte, patternElements*b.DType.Size()), make([]byte, most)
-	alloc := func(n int) (*device.Storage, error) { return w.Alloc(n, b.Device) }
+	alloc := func(n int) (*device.Storage, error) { return w.Alloc(n, n, b.Device) }
 	if !b.Symmetric {
 		alloc = b.Device.Alloc
 	}

@@ -187,7 +187,7 @@ func (t *Trainer) activationSum() collective.Reduction {
 	return t.sum
 }
 
-// allocateExchanged takes the memory that ranks exchange: as much on all of them as the one takes that takes most.
+// allocateExchanged takes the memory that ranks exchange. Stages of a pipeline need it in different sizes.
 func (t *Trainer) allocateExchanged() (*device.Storage, error) {
 	sizes, err := t.world.GatherBytes(context.Background(), binary.BigEndian.AppendUint64(nil, uint64(t.exchangedBytes())))
 	if err != nil {
@@ -197,7 +197,7 @@ func (t *Trainer) allocateExchanged() (*device.Storage, error) {
 	for _, size := range sizes {
 		largest = max(largest, binary.BigEndian.Uint64(size))
 	}
-	return t.World.Alloc(int(largest), t.Device)
+	return t.World.Alloc(t.exchangedBytes(), int(largest), t.Device)
 }
 
 // fill gives the weights and the optimizer's state their values. A checkpoint has those of what is trained; what is frozen comes
