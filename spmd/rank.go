@@ -71,7 +71,7 @@ func (r *rank) join(ctx context.Context) (err error) {
 	}
 	r.membership, err = r.enter(ctx, r.place, collective.Options{
 		Backend: c.Collective.Backend, Algorithm: algorithm, AnyOrder: c.Run.Deterministic != "layout",
-Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout, TimeBlocking: true, TLS: c.Collective.TLS,
+		Timeout: c.Collective.Timeout, Silence: c.Collective.HeartbeatTimeout, TimeBlocking: true, TLS: c.Collective.TLS,
 		NewStream: r.device.NewStream, Log: r.log,
 		Prepare: func(ctx context.Context) error {
 			bar := newProgressBar(r.stdout, time.Now)
