@@ -54,7 +54,7 @@ SHOWS = {
         "interleaved": "parallel.interleave_micro_batches=true",
     }),
     "experts": ("deepseek-v3", 256, 1, {
-        "": "parallel.expert=2 train.micro_batch_size=4 train.global_batch_size=32",
+        "": "parallel.expert=2 train.micro_batch_size=4 train.global_batch_size=16",
         "after the exchange": "parallel.overlap=false",
         "overlapped": "parallel.overlap=true",
     }),
