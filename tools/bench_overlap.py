@@ -24,6 +24,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import statistics
 import struct
 import subprocess
@@ -171,6 +172,7 @@ def main():
     parser.add_argument("--rate", default="1gbit")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways of a table")
     a = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that the namespaces go
     with tempfile.TemporaryDirectory() as directory, Hosts(directory) as hosts:
         for show in a.shows:
             table(a, hosts, pathlib.Path(directory), show)
