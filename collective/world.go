@@ -316,6 +316,23 @@ func (w *World) fail(err error) {
 	}
 }
 
+// Sent returns how many bytes of data this rank has sent to others over the network, in all its groups. It waits for running operations.
+func (w *World) Sent() (bytes int) {
+	w.mu.Lock()
+	groups := slices.Clone(w.groups)
+	w.mu.Unlock()
+	for _, g := range groups {
+		g.running.Lock()
+		for _, l := range g.links {
+			if l, ok := l.(*tcpLink); ok {
+				bytes += l.sent.bytes
+			}
+		}
+		g.running.Unlock()
+	}
+	return bytes
+}
+
 // Rank returns this process's rank in the job.
 func (w *World) Rank() int { return w.o.Place.Rank }
 

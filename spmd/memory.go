@@ -8,8 +8,11 @@ import (
 	"strconv"
 )
 
-// reportMemory says what memory this rank has taken at most, beside what its layout planned.
-func (r *rank) reportMemory() {
+// report says what this rank has sent to others over the network, and what memory it has taken at most, beside what its layout planned.
+func (r *rank) report() {
+	if sent := r.world.Sent(); sent > 0 {
+		r.log.Info(fmt.Sprintf("rank %d has sent %d MiB over the network", r.place.Rank, sent>>20))
+	}
 	if peak, err := r.peakMemory(); err == nil { // a system that does not say is no failure
 		r.log.Info(fmt.Sprintf("peak memory of rank %d: %d MiB, of which %d MiB were planned", r.place.Rank, peak>>20, r.layout.Memory.Total()>>20))
 	}

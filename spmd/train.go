@@ -154,7 +154,7 @@ func (r *rank) train(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if r.place.Rank != 0 {
 		err := t.Run(ctx)
-		r.reportMemory()
+		r.report()
 		return err
 	}
 	t.DescribeData(r.console)
@@ -169,7 +169,7 @@ func (r *rank) train(ctx context.Context) (err error) {
 	if err := errors.Join(t.Run(ctx), t.Sink.Close()); err != nil {
 		return err
 	}
-	r.reportMemory()
+	r.report()
 	if t.Done() {
 		return r.sample(t.Stream)
 	}

@@ -41,14 +41,17 @@ func (p *Plan) Write(w io.Writer, rate float64) error {
 	p.Stages[0].Describe(w)
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "each rank of\tlayers\tweights\toptimizer\tgradients\tactivations\tscratch\tall memory\tsends to stages\tfor gradients\tto tensor ranks\tcomputes\tidles\t")
+	fmt.Fprintln(t, "each rank of\tlayers\tweights\toptimizer\tgradients\tactivations\tscratch\tall memory\tcomputes\tidles\t")
 	for i, l := range p.Stages {
-		m, traffic, stage := l.Memory, l.Traffic(), l.Stage()
-		fmt.Fprintf(t, "stage %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f GFLOP\t%.1f %%\t\n", i, layers(stage.Layers, len(l.Model.Layers)), size(m.Weights), size(m.Optimizer),
-			size(m.Gradients), size(m.Activations), size(m.Scratch+m.Exchanged), size(m.Total()), size(traffic.Stages), size(traffic.Gradients), size(traffic.Tensor),
+		m, stage := l.Memory, l.Stage()
+		fmt.Fprintf(t, "stage %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f GFLOP\t%.1f %%\t\n", i, layers(stage.Layers, len(l.Model.Layers)), size(m.Weights), size(m.Optimizer),
+			size(m.Gradients), size(m.Activations), size(m.Scratch+m.Exchanged), size(m.Total()),
 			stage.Operations/1e9, 100*stage.Idle)
 	}
 	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := p.writeTraffic(w); err != nil {
 		return err
 	}
 	if n := len(p.Stages); n > 1 {
@@ -58,6 +61,43 @@ func (p *Plan) Write(w io.Writer, rate float64) error {
 		fmt.Fprintf(w, "A step takes about %v of computation at %.0f GFLOP/s, the rate of a large product on this machine.\n", p.stepTime(rate).Round(time.Millisecond), rate/1e9)
 	}
 	return nil
+}
+
+// writeTraffic prints what ranks send in a step, for each kind of group of which some have several.
+func (p *Plan) writeTraffic(w io.Writer) error {
+	kinds := []struct {
+		name string
+		of   func(t train.Traffic) int
+	}{
+		{"to stages", func(t train.Traffic) int { return t.Stages }}, {"gradients", func(t train.Traffic) int { return t.Gradients }},
+		{"weights", func(t train.Traffic) int { return t.Weights }}, {"to tensor ranks", func(t train.Traffic) int { return t.Tensor }},
+		{"to context ranks", func(t train.Traffic) int { return t.Context }}, {"to experts", func(t train.Traffic) int { return t.Experts }},
+		{"all", train.Traffic.Total},
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	rows := make([]string, len(p.Stages))
+	head := ""
+	for _, k := range kinds {
+		most := 0
+		for _, l := range p.Stages {
+			most = max(most, k.of(l.Traffic()))
+		}
+		if most == 0 {
+			continue
+		}
+		head += k.name + "\t"
+		for i, l := range p.Stages {
+			rows[i] += size(k.of(l.Traffic())) + "\t"
+		}
+	}
+	if head == "" { // one rank
+		return nil
+	}
+	fmt.Fprintf(t, "\nin a step each rank sends\t%s\n", head)
+	for i, row := range rows {
+		fmt.Fprintf(t, "of stage %d\t%s\n", i, row)
+	}
+	return t.Flush()
 }
 
 // stepTime returns how long the stage that computes the most takes, with its idle time.

@@ -63,6 +63,7 @@ type memorySink struct {
 	steps       []monitor.Step
 	validations []monitor.Validation
 	checkpoints []monitor.Checkpoint
+	sent        int // bytes, by all ranks over the network
 }
 
 func (m *memorySink) Step(s monitor.Step) error { m.steps = append(m.steps, s); return nil }

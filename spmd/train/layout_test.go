@@ -61,7 +61,7 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 	}
 	defer root.Close()
 	c, load := loadConfig(t, text, ranks, overrides...)
-	sink := &memorySink{}
+	sink, sent := &memorySink{}, make([]int, ranks)
 	one := func(rank int) (err error) {
 		dev, stream, beside, err := open(threads)
 		if err != nil {
@@ -73,7 +73,7 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 		}
 		world, err := collective.Join(context.Background(), collective.Options{
 			Place:  collective.Place{Rank: rank, Size: ranks, LocalRank: rank, LocalSize: ranks, Job: "test", Rendezvous: root.Addr()},
-			Secret: secret, NewStream: dev.NewStream, Log: quiet})
+			Secret: secret, NewStream: dev.NewStream, Backend: c.Collective.Backend, Log: quiet})
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,9 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 		if err != nil {
 			return err
 		}
-		return errors.Join(tr.Run(context.Background()), tr.Close())
+		err = tr.Run(context.Background())
+		sent[rank] = world.Sent()
+		return errors.Join(err, tr.Close())
 	}
 	errs := make([]error, ranks)
 	var running sync.WaitGroup
@@ -102,6 +104,9 @@ func runRanksOn(t *testing.T, open opener, text string, ranks, threads int, over
 	running.Wait()
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
+	}
+	for _, n := range sent {
+		sink.sent += n
 	}
 	return sink
 }

@@ -150,3 +150,39 @@ func (t *Trainer) returnRows() {
 
 // pipelineEvents are those of exchanges that the rank does not wait for at once.
 type pipelineEvents struct{ rowsLent, rowsReturned device.Event }
+
+// Pipeline returns the order of passes in a step and what it comes to, by estimates of their arithmetic.
+func (l *Layout) Pipeline() pipeline.Timeline {
+	return pipeline.Timeline{Schedule: l.schedule, Report: l.training}
+}
+
+// Stage says what a stage of the pipeline does.
+type Stage struct {
+	// Layers are the runs of layers that it has, counted from the embedding, which is layer 0.
+	Layers []model.Span
+	// Operations are the floating-point operations of one rank in a step.
+	Operations float64
+	// Idle is the share of the step that it waits for others.
+	Idle float64
+}
+
+// Stage describes this rank's.
+func (l *Layout) Stage() Stage {
+	stage := l.Mesh.Coordinate(mesh.Pipeline)
+	s := Stage{Layers: l.stageRuns(stage)}
+	costs := l.Model.Costs(l.Size, l.recompute)
+	for _, run := range s.Layers {
+		for _, c := range costs[run.From:run.To] {
+			s.Operations += 2 * float64(c.Total()) * float64(l.MyMicroBatches)
+		}
+	}
+	busy, last := 0.0, -1.0
+	for _, run := range l.training.Times[stage] {
+		if run.From != last { // else it runs together with the one before
+			busy += run.To - run.From
+		}
+		last = run.From
+	}
+	s.Idle = max(0, 1-busy/l.training.Time)
+	return s
+}

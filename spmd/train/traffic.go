@@ -8,88 +8,162 @@ import (
 	"lockstep/spmd/pipeline"
 )
 
-// Traffic is what a rank sends in a step, in bytes. What layers exchange within themselves because ranks share tokens or experts is not
-// in it.
+// Traffic is what a rank sends in a training step, in bytes, where all ranks that exchange something have as much of it: of n ranks
+// each sends (n-1)/n of what it takes part in. What ranks tell each other about the step, such as losses, is not in it.
 type Traffic struct {
 	// Stages is what passes from stage to stage: activations, their gradients, and at most all rows of the embedding's table that
 	// a step can touch.
 	Stages int
-	// Gradients is what ranks that hold the same weights send to add up their gradients: twice all but one part of as many as
-	// there are ranks.
+	// Gradients is what ranks that hold the same weights send to add up their gradients: each byte twice, or once where each rank needs
+	// its part of the sum alone (ZeRO); in a step, or after each micro batch where they keep that part alone. Of the embedding's
+	// table at most all rows that a step can touch.
 	Gradients int
+	// Weights is what ranks send that share the optimizer's state to have the new weights everywhere, once in a step; and where they
+	// share the weights too, whenever a layer is used whose weights are in neither of the two places for them.
+	Weights int
 	// Tensor is what tensor ranks send each other around attention and feed-forward networks.
 	Tensor int
+	// Context is what ranks that share samples send each other in attention.
+	Context int
+	// Experts is what ranks that share experts send each other where the experts' load is even.
+	Experts int
+}
+
+// Total returns the sum.
+func (t Traffic) Total() int {
+	return t.Stages + t.Gradients + t.Weights + t.Tensor + t.Context + t.Experts
 }
 
 // Traffic returns that of this rank.
-func (l *Layout) Traffic() (t Traffic) {
+func (l *Layout) Traffic() Traffic {
+	stage, dtype := l.Mesh.Coordinate(mesh.Pipeline), l.Config.Train.Activations()
+	t := Traffic{Stages: l.stageTraffic(), Gradients: l.gradientTraffic(), Weights: l.weightTraffic()}
+	if l.Mesh.Size(mesh.Tensor) > 1 {
+		t.Tensor = l.ofLayers(l.Model.TensorTraffic(l.Size, dtype, l.recompute, l.training.Split[stage]))
+	}
+	t.Context = l.ofLayers(l.Model.ContextTraffic(l.Size, dtype, l.recompute))
+	t.Experts = l.ofLayers(l.Model.ExpertTraffic(l.Size, dtype, l.recompute))
+	return t
+}
+
+// ofLayers adds up what this rank's layers send, over its micro batches.
+func (l *Layout) ofLayers(sent []int) (bytes int) {
+	for _, run := range l.stageRuns(l.Mesh.Coordinate(mesh.Pipeline)) {
+		for _, n := range sent[run.From:run.To] {
+			bytes += n * l.MyMicroBatches
+		}
+	}
+	return bytes
+}
+
+func (l *Layout) stageTraffic() (bytes int) {
 	boundary := l.placeBoundary(new(kernels.Arena)).Region().Bytes
 	for _, exchange := range l.training.Programs[l.Mesh.Coordinate(mesh.Pipeline)].Exchanges {
 		for _, x := range exchange {
 			if !x.Receive {
-				t.Stages += boundary
+				bytes += boundary
 			}
 		}
 	}
-	rows := l.rows() * l.Config.Architecture.HiddenSize * device.Float32.Size()
 	if l.Model.LendsTable() {
-		t.Stages += rows
+		bytes += l.rows() * l.Config.Architecture.HiddenSize * device.Float32.Size()
 	}
 	if l.Model.BorrowsTable() {
-		t.Stages += l.Model.GradientElements(l.rows())*device.Float32.Size() - l.Model.GradientElements(0)*device.Float32.Size()
+		bytes += l.touchedBytes()
 	}
-	for _, r := range l.Model.Regions() {
-		to := r.To
-		if r.Reducers == model.Replicas { // with the touched rows
-			to = l.Model.GradientElements(l.rows())
+	return bytes
+}
+
+// touchedBytes returns the size of the gradients of the rows of the embedding's table, at most.
+func (l *Layout) touchedBytes() int {
+	return (l.Model.GradientElements(l.rows()) - l.Model.GradientElements(0)) * device.Float32.Size()
+}
+
+// ofOthers returns how much of some bytes is for the other ones of the ranks that add up gradients.
+func (l *Layout) ofOthers(r model.Reducers, bytes int) int {
+	n := len(l.reducers(r))
+	return bytes * (n - 1) / n
+}
+
+func (l *Layout) gradientTraffic() (bytes int) {
+	way, times, rowsWay := 2, 1, 2
+	if l.stage > 0 {
+		way = 1
+	}
+	if l.once {
+		times = l.MyMicroBatches
+	}
+	for _, b := range l.buckets {
+		if b.Kind == model.TableBucket { // its rows have owners
+			rowsWay = way
+			continue
 		}
-		n := len(l.reducers(r.Reducers))
-		t.Gradients += 2 * (to - r.From) * device.Float32.Size() * (n - 1) / n
+		bytes += way * times * l.ofOthers(b.Reducers, (b.Gradients.To-b.Gradients.From)*device.Float32.Size())
 	}
-	if l.Mesh.Size(mesh.Tensor) > 1 {
-		stage := l.Mesh.Coordinate(mesh.Pipeline)
-		sent := l.Model.TensorTraffic(l.Size, l.Config.Train.Activations(), l.recompute, l.training.Split[stage])
-		for _, run := range l.stageRuns(stage) {
-			for _, bytes := range sent[run.From:run.To] {
-				t.Tensor += bytes * l.MyMicroBatches
+	return bytes + rowsWay*l.ofOthers(model.Replicas, l.touchedBytes())
+}
+
+func (l *Layout) weightTraffic() (bytes int) {
+	gathers := l.shards.Gathers()
+	switch l.stage {
+	case 0:
+	case 3:
+		needs := l.shards.Needs()
+		for layer, times := range l.fetches() {
+			for _, n := range needs[layer] {
+				bytes += times * l.ofOthers(gathers[n.Gather].Reducers, gathers[n.Gather].Bytes)
+			}
+		}
+	default:
+		for _, g := range gathers[:len(l.buckets)] {
+			bytes += l.ofOthers(g.Reducers, g.Bytes)
+		}
+	}
+	return bytes
+}
+
+// fetches returns how often in a step each layer's weights are brought to one of the two places for them: whenever a pass comes to a layer and
+// another one has been in its place. Passes that run together are taken to come to their layers in turns.
+func (l *Layout) fetches() []int {
+	times, turns := make([]int, len(l.Model.Layers)), [2]int{-1, -1}
+	use := func(layer int) {
+		if turns[layer%2] != layer {
+			turns[layer%2] = layer
+			times[layer]++
+		}
+	}
+	if layer, ok := l.Model.TableLayer(); ok && l.Model.LendsTable() {
+		use(layer)
+	}
+	actions := l.schedule[l.Mesh.Coordinate(mesh.Pipeline)]
+	for i := 0; i < len(actions); i++ {
+		passes := [][]int{l.layersOf(actions[i])}
+		if actions[i].Overlapped {
+			i++
+			passes = append(passes, l.layersOf(actions[i]))
+		}
+		for n := 0; n < max(len(passes[0]), len(passes[len(passes)-1])); n++ {
+			for _, layers := range passes {
+				if n < len(layers) {
+					use(layers[n])
+				}
 			}
 		}
 	}
-	return t
+	return times
 }
 
-// Pipeline returns the order of passes in a step and what it comes to, by estimates of their arithmetic.
-func (l *Layout) Pipeline() pipeline.Timeline {
-	return pipeline.Timeline{Schedule: l.schedule, Report: l.training}
-}
-
-// Stage says what a stage of the pipeline does.
-type Stage struct {
-	// Layers are the runs of layers that it has, counted from the embedding, which is layer 0.
-	Layers []model.Span
-	// Operations are the floating-point operations of one rank in a step.
-	Operations float64
-	// Idle is the share of the step that it waits for others.
-	Idle float64
-}
-
-// Stage describes this rank's.
-func (l *Layout) Stage() Stage {
-	stage := l.Mesh.Coordinate(mesh.Pipeline)
-	s := Stage{Layers: l.stageRuns(stage)}
-	costs := l.Model.Costs(l.Size, l.recompute)
-	for _, run := range s.Layers {
-		for _, c := range costs[run.From:run.To] {
-			s.Operations += 2 * float64(c.Total()) * float64(l.MyMicroBatches)
+// layersOf returns the layers that an action comes to, in order.
+func (l *Layout) layersOf(a pipeline.Action) (layers []int) {
+	span, lowest := l.Model.Chunk(l.runs[a.Chunk].From, l.runs[a.Chunk].To).Layers()
+	if a.Kind == pipeline.Forward {
+		for layer := span.From; layer < span.To; layer++ {
+			layers = append(layers, layer)
 		}
+		return layers
 	}
-	busy, last := 0.0, -1.0
-	for _, run := range l.training.Times[stage] {
-		if run.From != last { // else it runs together with the one before
-			busy += run.To - run.From
-		}
-		last = run.From
+	for layer := span.To - 1; layer >= lowest; layer-- {
+		layers = append(layers, layer)
 	}
-	s.Idle = max(0, 1-busy/l.training.Time)
-	return s
+	return layers
 }
