@@ -16,7 +16,7 @@ func TestHosts(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T, c *cluster){
 		"same bits": sameBitsOnHosts, "stop": stopOnHosts, "agent killed": agentKilled, "launch killed": launchKilled,
 		"partition": partition, "agent stopped": agentStopped, "rank killed": rankKilledElsewhere, "files differ": filesDiffer,
-		"disks": disksOfHosts,
+		"disks": disksOfHosts, "layouts": layoutsOnHosts,
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *c
@@ -33,6 +33,34 @@ func sameBitsOnHosts(t *testing.T, c *cluster) {
 	w.sameRun("want", "got")
 	c.launch(w, 1, "secure", "collective.tls=true").expect(0)
 	w.sameRun("want", "secure")
+	w.nothingLeft()
+}
+
+// layoutsOnHosts spreads experts, stages of a pipeline, and all that ZeRO shares over two hosts, and compares with the same on one.
+func layoutsOnHosts(t *testing.T, c *cluster) {
+	w := newWorkspace(t)
+	w.launch(1, "want").expect(0)
+	for out, overrides := range map[string][]string{
+		"zero": {"parallel.zero_stage=3"}, "stages": {"parallel.pipeline=2", "parallel.pipeline_schedule=zb-h1"},
+		"stages and zero": {"parallel.pipeline=2", "parallel.zero_stage=2"},
+	} {
+		c.launch(w, 2, out, overrides...).expect(0)
+		w.sameRun("want", out)
+	}
+	w.write("run.toml", strings.Replace(configuration, `model_type = "llama"`, `model_type = "qwen3_moe"
+num_experts = 8
+num_experts_per_tok = 2
+moe_intermediate_size = 16`, 1))
+	spread := func(out string, overrides ...string) { // each token's experts are on any rank
+		overrides = append(overrides, "parallel.expert=4", "moe.dispatch_factor=1")
+		w.launch(4, out, overrides...).expect(0)
+		c.launch(w, 2, out+" on hosts", overrides...).expect(0)
+		w.sameRun(out, out+" on hosts")
+	}
+	spread("experts")
+	spread("experts and zero", "parallel.tensor=2", "parallel.zero_stage=1")
+	w.launch(1, "alone").expect(0)
+	w.nearLosses("alone", "experts on hosts", 2e-5)
 	w.nothingLeft()
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -187,6 +188,22 @@ func (w *workspace) sameMetrics(want, got string) {
 				w.t.Errorf("%s: %s %d is %+v, in %s %+v", got, what, step, pair[1][step], want, pair[0][step])
 				break
 			}
+		}
+	}
+}
+
+// nearLosses compares the losses of two runs, up to a relative difference.
+func (w *workspace) nearLosses(want, got string, most float64) {
+	w.t.Helper()
+	a, b := w.metrics(want), w.metrics(got)
+	if len(a.steps) != len(b.steps) {
+		w.t.Fatalf("%s has %d steps, %s %d", got, len(b.steps), want, len(a.steps))
+	}
+	for step, r := range a.steps {
+		x, _ := r.Loss.Float64() // metrics has read it before
+		y, _ := b.steps[step].Loss.Float64()
+		if math.Abs(x-y) > most*x {
+			w.t.Errorf("%s: step %d has the loss %v, in %s %v", got, step, y, want, x)
 		}
 	}
 }
