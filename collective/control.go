@@ -186,7 +186,7 @@ func (c *controlConn) beat(silence time.Duration) {
 	if silence <= 0 {
 		return
 	}
-	every := silence / beatsPerSilence
+	every := max(silence/beatsPerSilence, time.Millisecond)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.beats != nil {

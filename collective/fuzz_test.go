@@ -2,7 +2,11 @@ package collective
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"net"
 	"reflect"
+	"sync"
 	"testing"
 
 	"lockstep/kernels/device"
@@ -147,4 +151,63 @@ func FuzzRootReceive(f *testing.F) {
 			t.Errorf("after %+v (%v) the root blames rank %d: %s", m, err, rank, cause)
 		}
 	})
+}
+
+// FuzzRelay feeds a relay whatever an authenticated but broken rank below it, or root above it, may say: what is passed on is
+// what can be read again, and its end is the end of the connection.
+func FuzzRelay(f *testing.F) {
+	for _, m := range []message{
+		{Kind: kindJoin, Size: 2, Address: "127.0.0.1:1"}, {Kind: kindPreparing}, {Kind: kindGoodbye}, {Kind: kindAbort, Cause: "x", From: 9},
+		{Kind: kindTable, Silence: -1}, {Kind: kindTable, Silence: 1}, {Kind: kindLost, Rank: -4}, {Kind: kindWait}, {Kind: kindCutOff},
+	} {
+		b, err := encodeMessage(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, false)
+		f.Add(append(b, b...), true)
+	}
+	f.Add([]byte{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, false)
+	f.Fuzz(func(t *testing.T, b []byte, above bool) {
+		up, root := net.Pipe()
+		below, rank := net.Pipe()
+		r := &Relay{done: make(chan struct{}), ranks: map[int]memberState{3: claimed}, below: map[*controlConn]struct{}{}, up: &controlConn{Conn: up}}
+		var others sync.WaitGroup
+		others.Go(func() { readAll(t, root) })
+		others.Go(func() { readAll(t, rank) })
+		if above {
+			c := &controlConn{Conn: below}
+			r.below[c] = struct{}{}
+			for from := bytes.NewReader(b); ; {
+				m, err := readMessage(from)
+				if err != nil {
+					break
+				}
+				r.passDown(m)
+			}
+			r.running.Wait()
+			c.Close()
+		} else {
+			others.Go(func() {
+				_, _ = rank.Write(b) // the relay may end the connection first
+				rank.Close()
+			})
+			r.serve(hello{purpose: purposeControl, from: 3}, below)
+		}
+		r.up.Close()
+		others.Wait()
+	})
+}
+
+// readAll reads messages to the end of the connection.
+func readAll(t *testing.T, conn net.Conn) {
+	c := &controlConn{Conn: conn}
+	for {
+		if _, err := c.receive(); errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
+			return
+		} else if err != nil {
+			t.Errorf("the relay passed on what cannot be read: %v", err)
+			return
+		}
+	}
 }
