@@ -31,7 +31,7 @@ const (
 
 // aloneBytes is, for each member, the size up to which the last member does everything where members outnumber cores; see
 // docs/benchmarks.md.
-const aloneBytes = 8 << 10
+const aloneBytes = 16 << 10
 
 var inPlaceOperations = [operationKinds]inPlaceOperation{
 	opAllReduce:     (*shared).allReducePart,
