@@ -104,7 +104,9 @@ func (g *group) perform(w *work) error {
 	if err != nil {
 		return err
 	}
+	g.state.Lock() // under which position looks at the operation
 	w.algorithm = algorithm
+	g.state.Unlock()
 	mem := w.buf.Mapped()
 	switch w.kind {
 	case opAllReduce:
