@@ -51,7 +51,9 @@ func (p *program) train(path string, overrides []string) (err error) {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), threads(c.Device.Threads, place)) + besides)
+	if place.Size > 1 && threads(c.Device.Threads, place) == 1 {
+		runtime.GOMAXPROCS(runtime.NumCPU() + besides)
+	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	layout, err := train.NewLayout(dev, c, place.Rank, place.Size)
 	if err != nil {
@@ -77,9 +79,9 @@ func (p *program) train(path string, overrides []string) (err error) {
 	return errors.Join(err, run.leave())
 }
 
-// besides is how many goroutines may run besides those that compute: the groups' and a checkpoint's. Go's scheduler would have them wait for
-// up to 10 milliseconds until a thread that computes makes room. The operating system's interrupts it at once when data arrives, and
-// knows priorities.
+// besides is how many goroutines of a rank that computes with one thread may run besides that one: those of its groups. Where it is bound to
+// its core, Go's scheduler would have them wait for up to 10 milliseconds until it makes room; the operating system's interrupts it at
+// once when data arrives. Several threads that compute would lose more to each other than their groups gain, see docs/log.md.
 const besides = 4
 
 // threads returns the number of threads of a rank: as configured, the cores that it is bound to, or a fair share of the host's.
