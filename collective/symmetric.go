@@ -29,7 +29,8 @@ type symmetric struct {
 
 // Alloc returns zeroed memory for buffers that ranks exchange: symmetric memory, which the ranks of a host reach in place,
 // where there are others and the device's memory is the host's; else any memory of the device. All ranks call it in the
-// same order, one call at a time, each for as many bytes as it needs, and all with the most that one of them takes. Buffers of a group may lie anywhere in such memory, on each rank elsewhere, and
+// same order, one call at a time, each for as many bytes as it needs, and all with the most that one of them takes. Buffers of
+// a group may lie anywhere in such memory, on each rank elsewhere, and
 // operations on other memory work too; they copy more.
 //
 // Free releases it for this rank; its pages stay until the other ranks of the host have closed their worlds. After a

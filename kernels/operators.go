@@ -94,7 +94,8 @@ func SquaredNormBlocks(n int) int { return (n + SquaredNormBlock - 1) / SquaredN
 // dense last dimension, outputs may not overlap inputs, both unless said otherwise.
 //
 // Activations and their gradients may be BFloat16 instead, those of one operator all of one type: the operands called x, y, a, b,
-// sum, residual, q, k, v, o, and their gradients. In Add, AddRMSNorm, RMSNorm and its backward pass each has a type of its own. An operator then computes what it does with operands cast to Float32, and
+// sum, residual, q, k, v, o, and their gradients. In Add, AddRMSNorm, RMSNorm and its backward pass each has a type of its own.
+// An operator then computes what it does with operands cast to Float32, and
 // rounds an element of an output once, as Cast does, when all that adds to it has been added. Statistics, scores, logits, losses,
 // gradients of weights and what optimizers work on are Float32.
 type Operators interface {

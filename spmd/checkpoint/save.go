@@ -8,7 +8,8 @@ import (
 	"slices"
 )
 
-// save writes a checkpoint together with the other ranks, at a pace, nil for as fast as can be. Every phase begins when all ranks have ended the one before well:
+// save writes a checkpoint together with the other ranks, at a pace, nil for as fast as can be. Every phase begins when all
+// ranks have ended the one before well:
 //
 //	prepare   on each file system the leader makes the directory step-N.partial
 //	write     every rank writes its file there and syncs it

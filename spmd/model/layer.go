@@ -15,7 +15,8 @@ type Layer interface {
 	Uses() []*Use
 	// NewRecord places what one micro batch of the given size needs.
 	NewRecord(k kernels.Operators, size Size, m *Memory) Record
-	// Forward computes out from in, both [B*T,H] of the tokens that this rank holds. The first layer reads the micro batch's ids in place of in, the last
+	// Forward computes out from in, both [B*T,H] of the tokens that this rank holds. The first layer reads the micro batch's ids
+	// in place of in, the last
 	// leaves the loss in place of out.
 	Forward(c *Context, r Record, mb *MicroBatch, in, out kernels.Tensor)
 	// Recompute computes again what the record does not keep, by the operators that Forward computed it with and so to the

@@ -208,7 +208,8 @@ func (m *Model) newAdapter(module string, rank int, s split, w *Parameter) (down
 	return down, up
 }
 
-// adapterReducers returns which ranks add up the gradients of A and of B of a weight that has the given ones. The matrix that all tensor ranks have whole
+// adapterReducers returns which ranks add up the gradients of A and of B of a weight that has the given ones. The matrix that
+// all tensor ranks have whole
 // meets a part of a sum on each: A the gradient of what B reads, B what A gives.
 func (m *Model) adapterReducers(s split, weight Reducers) (down, up Reducers) {
 	switch s {
